@@ -1,0 +1,453 @@
+//! One thread's life: from the request head, through the answer, to the close.
+//!
+//! The socket is non-blocking; this thread waits in `os::wait` with a deadline for everything: a head, a body, a write.
+//! So a client that dawdles costs one sleeping thread, and only for so long. A request that opens a stream turns the
+//! thread into the stream's watchman: it sleeps until the client says something, leaves, or is owed a heartbeat. What is
+//! sent to a stream goes through its outbox, never through this room.
+
+use crate::access::Access;
+use crate::body::ChunkedBody;
+use crate::date::http_date;
+use crate::event::{Event, Frame};
+use crate::head::{self, BadRequest, BodyLength, Head, Parsed, Version};
+use crate::log::Log;
+use crate::os::{self, Interest};
+use crate::outbox::{Drainer, Outbox, STALL_LIMIT, refusal_retry};
+use crate::queue::{Carrier, Closed, Queue};
+use crate::request::Request;
+use crate::response::{Body, Framing, Open, Response, encode_head};
+use crate::roster::Seat;
+use crate::scheduler::Scheduler;
+use crate::shield::shielded;
+use crate::stream::Stream;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// From the first byte of a head (of a new connection: from its start) to its last. Slow heads are an old way to take all
+/// of a server's connections.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// From the end of the head to the end of the body.
+const BODY_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a persistent connection may wait for its next request. nginx keeps its own side for 60 s, and whoever closes
+/// first must be the client: a request that crosses with a close is lost.
+const IDLE_LIMIT: Duration = Duration::from_secs(75);
+
+/// What is read and dropped before a close, so that an answer is not lost to the reset that unread bytes would cause.
+const LINGER_LIMIT: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// What a client may send onto an open stream: some pipelined requests.
+const MAX_PIPELINED: usize = 8 * 1024;
+
+/// A clean end does not wake this thread; the client's next request does. One that is here already cannot, so with bytes
+/// in hand the thread looks this often whether the stream is over.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// Bytes asked for in one read.
+const READ: usize = 2 * 1024;
+
+/// How long an answer may make no progress before each look at the clock.
+const WRITE_LOOK: Duration = Duration::from_secs(1);
+
+/// What all connections of a server share.
+pub(crate) struct Context {
+    pub(crate) access: Access,
+    pub(crate) heartbeat: Duration,
+    pub(crate) retry: Duration,
+    pub(crate) queue_bytes: usize,
+    pub(crate) max_body: usize,
+    pub(crate) listener: IpAddr,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) drainer: Arc<Drainer>,
+    pub(crate) log: Log,
+    /// The comment on idle streams, encoded once.
+    pub(crate) comment: Arc<Frame>,
+    pub(crate) answer: Box<dyn Fn(&Request) -> Response + Send + Sync>,
+}
+
+/// Serves a connection until it is over. This is all that its thread does.
+pub(crate) fn serve(context: &Context, seat: Seat, socket: Arc<TcpStream>, peer: SocketAddr) {
+    let wire = Wire { socket, buffer: Vec::new(), has_unread_body: false };
+    let mut connection = Connection { context, seat, wire, peer };
+    let mut deadline = Instant::now() + HEAD_LIMIT;
+    while connection.exchange(deadline) == After::KeepOpen && connection.seat.wait_for_request() {
+        deadline = Instant::now() + IDLE_LIMIT;
+    }
+}
+
+struct Connection<'a> {
+    context: &'a Context,
+    seat: Seat,
+    wire: Wire,
+    peer: SocketAddr,
+}
+
+/// What becomes of the connection after an exchange.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    KeepOpen,
+    Close,
+}
+
+/// What of a request its answer's form depends on, kept while the request itself goes.
+struct Form {
+    version: Version,
+    is_head: bool,
+    wants_event_stream: bool,
+    keep_alive: bool,
+}
+
+impl Connection<'_> {
+    /// One request and its answer.
+    fn exchange(&mut self, deadline: Instant) -> After {
+        let head = match self.wire.read_head(deadline) {
+            Ok(Some(head)) => head,
+            Ok(None) => return After::Close,
+            Err(bad) => return self.refuse(bad),
+        };
+        let may_stay = self.seat.take_request();
+        let form = Form {
+            version: head.version(),
+            is_head: head.is_head(),
+            wants_event_stream: head.wants_event_stream(),
+            keep_alive: head.keep_alive() && may_stay && !self.seat.is_crowded,
+        };
+        self.wire.has_unread_body = head.body_length() != BodyLength::None;
+        let path: Box<str> = head.raw_path().into();
+        let response = self.answer(head, &form);
+        let form = Form { keep_alive: form.keep_alive && !self.wire.has_unread_body, ..form };
+        match response.body {
+            Body::Stream(open) if form.is_head => self.write_stream_head(response.status, response.fields, &form, open),
+            Body::Stream(open) => self.stream(response.status, response.fields, &form, &path, open),
+            Body::Bytes(body) => self.write(response.status, &response.fields, body, &form),
+        }
+    }
+
+    /// What the request is answered with: by the handler, if everything before it agrees.
+    fn answer(&mut self, head: Head, form: &Form) -> Response {
+        let Connection { context, seat, wire, peer, .. } = self;
+        let length = head.body_length();
+        let expects_continue = head.expects_continue();
+        let read_body = || wire.read_body(length, context.max_body, expects_continue);
+        let request = Request::new(head, *peer, Box::new(read_body));
+        let response = if seat.is_crowded {
+            full(form.wants_event_stream)
+        } else if let Err(refusal) = context.access.check_host(request.head(), context.listener) {
+            refusal
+        } else {
+            let answered = shielded(|| (context.answer)(&request));
+            answered.unwrap_or_else(|| Response::text(500, "the handler of this request panicked"))
+        };
+        context.with_cors(response, &request)
+    }
+
+    /// Answers what was no request. The connection is over: where the next one would begin cannot be known.
+    fn refuse(&mut self, bad: BadRequest) -> After {
+        if bad == BadRequest::Tls {
+            let peer = self.peer;
+            self.context.log.line(|| format!("{peer} spoke TLS to the plain port"));
+        }
+        self.wire.has_unread_body = true;
+        let form = Form { version: Version::Http11, is_head: false, wants_event_stream: false, keep_alive: false };
+        let response = Response::text(bad.status(), bad.text());
+        let Body::Bytes(body) = response.body else { return After::Close };
+        self.write(response.status, &response.fields, body, &form)
+    }
+
+    fn write(&mut self, status: u16, fields: &[(&'static str, String)], body: Vec<u8>, form: &Form) -> After {
+        let framing = if status == 204 { Framing::NoBody } else { Framing::Length(body.len()) };
+        let mut bytes = encode_head(status, fields, framing, &http_date(SystemTime::now()), form.keep_alive);
+        if !form.is_head {
+            bytes.extend_from_slice(&body);
+        }
+        if self.wire.write_all(&bytes).is_err() {
+            return After::Close;
+        }
+        if form.keep_alive {
+            return After::KeepOpen;
+        }
+        self.wire.linger();
+        After::Close
+    }
+
+    /// `HEAD` of a stream: the fields of its `GET`, and no stream. `open` goes unused.
+    fn write_stream_head(
+        &mut self,
+        status: u16,
+        fields: Vec<(&'static str, String)>,
+        form: &Form,
+        open: Open,
+    ) -> After {
+        drop(open);
+        let framing = form.version.stream_framing();
+        let keep_alive = form.keep_alive && framing == Framing::Chunked;
+        let head = encode_head(status, &fields, framing, &http_date(SystemTime::now()), keep_alive);
+        match self.wire.write_all(&head) {
+            Ok(()) if keep_alive => After::KeepOpen,
+            _ => After::Close,
+        }
+    }
+
+    /// Opens a stream and watches over it until it is over.
+    fn stream(
+        &mut self,
+        status: u16,
+        fields: Vec<(&'static str, String)>,
+        form: &Form,
+        path: &str,
+        open: Open,
+    ) -> After {
+        let context = self.context;
+        let (framing, carrier) = match (form.version, form.keep_alive) {
+            (Version::Http11, true) => (Framing::Chunked, Carrier::Persistent),
+            (Version::Http11, false) => (Framing::Chunked, Carrier::Chunked),
+            (Version::Http10, _) => (Framing::UntilClose, Carrier::Bare),
+        };
+        let head = encode_head(status, &fields, framing, &http_date(SystemTime::now()), form.keep_alive);
+        let first = Frame::head(head, &Event::retry(context.retry), carrier != Carrier::Bare);
+        let socket = self.wire.socket.clone();
+        let queue = Queue::new(socket, carrier, first, context.queue_bytes);
+        let outbox = Outbox::new(queue, context.drainer.clone());
+        let Some(guard) = self.seat.open_stream(&outbox, &context.log, self.peer, path) else {
+            drop(open);
+            return self.refuse_stream(fields, form);
+        };
+        outbox.attach(Box::new(guard));
+        let stream = Stream::new(outbox.clone(), context.scheduler.clone());
+        // What `open` returns is why the stream is over, which the outbox knows.
+        if shielded(|| open(stream)).is_none() {
+            outbox.cut(Closed::Panicked);
+        }
+        outbox.flush();
+        drop(fields);
+        self.watch(&outbox);
+        outbox.settle();
+        match outbox.closed() {
+            Some(Closed::Ended) if carrier == Carrier::Persistent => After::KeepOpen,
+            _ => After::Close,
+        }
+    }
+
+    /// Says that there is no room. The answer's own fields that let another origin read it stay.
+    fn refuse_stream(&mut self, fields: Vec<(&'static str, String)>, form: &Form) -> After {
+        let mut response = full(form.wants_event_stream);
+        let kept = fields.into_iter().filter(|(name, _)| name.starts_with("Access-Control-") || *name == "Vary");
+        response.fields.extend(kept);
+        let Body::Bytes(body) = response.body else { return After::Close };
+        self.write(response.status, &response.fields, body, form)
+    }
+
+    /// Sleeps beside an open stream, until it is closed: by the end of what the client sends, which is how one that
+    /// leaves is noticed at once; or by somebody else, whose cut ends the sleep.
+    fn watch(&mut self, outbox: &Arc<Outbox>) {
+        if self.wire.buffer.is_empty() {
+            self.wire.buffer = Vec::new(); // a stream may last for weeks: give the head's memory back
+        }
+        os::trim_stack();
+        while outbox.closed().is_none() {
+            let mut until = outbox.heartbeat(&self.context.comment, self.context.heartbeat);
+            if !self.wire.buffer.is_empty() {
+                until = until.min(Instant::now() + LOOK_AGAIN);
+            }
+            match self.wire.fill(until) {
+                Ok(Filled::Bytes) if self.wire.buffer.len() > MAX_PIPELINED => outbox.cut(Closed::Flooded),
+                Ok(Filled::Bytes | Filled::Late) => {}
+                Ok(Filled::End) => outbox.cut(Closed::Left),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => outbox.cut(Closed::Stalled),
+                Err(_) => outbox.cut(Closed::Left),
+            }
+        }
+    }
+}
+
+impl Context {
+    /// Adds the fields that let other origins read the answer, where the handler has not said that itself.
+    fn with_cors(&self, mut response: Response, request: &Request) -> Response {
+        if !response.has_field("Access-Control-Allow-Origin") {
+            response = self.access.cors(request).into_iter().fold(response, |r, (name, value)| r.field(name, value));
+        }
+        response
+    }
+}
+
+impl Version {
+    fn stream_framing(self) -> Framing {
+        match self {
+            Version::Http11 => Framing::Chunked,
+            Version::Http10 => Framing::UntilClose,
+        }
+    }
+}
+
+/// There is no room. An EventSource never comes back from an error, so it gets a stream that ends and says when to try
+/// again; everybody else gets a 503.
+fn full(wants_event_stream: bool) -> Response {
+    let retry = refusal_retry();
+    if wants_event_stream {
+        let refusal = Frame::event(&Event::comment("full").with_retry(retry));
+        Response::bytes(200, "text/event-stream; charset=utf-8", refusal.bare()).field("Cache-Control", "no-store")
+    } else {
+        Response::text(503, "all connections are taken; see --max-connections")
+            .field("Retry-After", retry.as_secs().to_string())
+    }
+}
+
+/// The connection's bytes.
+struct Wire {
+    socket: Arc<TcpStream>,
+    /// What has come and is not yet used. At most a head's length and one read.
+    buffer: Vec<u8>,
+    /// A body was announced and nobody has read it whole.
+    has_unread_body: bool,
+}
+
+/// What came of waiting for bytes.
+enum Filled {
+    Bytes,
+    End,
+    Late,
+}
+
+impl Wire {
+    /// Waits for bytes and reads some.
+    fn fill(&mut self, until: Instant) -> io::Result<Filled> {
+        loop {
+            if !os::wait(&self.socket, Interest::Read, Some(until))? {
+                return Ok(Filled::Late);
+            }
+            let end = self.buffer.len();
+            self.buffer.resize(end + READ, 0);
+            let outcome = (&*self.socket).read(&mut self.buffer[end..]);
+            self.buffer.truncate(end + *outcome.as_ref().unwrap_or(&0));
+            match outcome {
+                Ok(0) => return Ok(Filled::End),
+                Ok(_) => return Ok(Filled::Bytes),
+                Err(error) if is_passing(&error) => {
+                    if Instant::now() >= until {
+                        return Ok(Filled::Late);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The next head; none if the client left, or was silent until the deadline. Once its first byte is there, the head
+    /// has its own time.
+    fn read_head(&mut self, deadline: Instant) -> Result<Option<Head>, BadRequest> {
+        let mut until = deadline;
+        let mut has_begun = false;
+        loop {
+            if !has_begun && !self.buffer.is_empty() {
+                has_begun = true;
+                until = until.min(Instant::now() + HEAD_LIMIT);
+            }
+            if let Parsed::Complete { head, length } = head::parse(&self.buffer)? {
+                self.buffer.drain(..length);
+                return Ok(Some(head));
+            }
+            match self.fill(until) {
+                Ok(Filled::Bytes) => {}
+                Ok(Filled::Late) if has_begun => return Err(BadRequest::HeadLate),
+                Ok(Filled::Late | Filled::End) | Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// The body, of at most `max` bytes.
+    fn read_body(&mut self, length: BodyLength, max: usize, expects_continue: bool) -> Result<Vec<u8>, BadRequest> {
+        if let BodyLength::Length(length) = length {
+            if length > max as u64 {
+                return Err(BadRequest::BodyTooLarge);
+            }
+        }
+        if expects_continue && self.buffer.is_empty() && self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
+            return Err(BadRequest::BodyCut);
+        }
+        let until = Instant::now() + BODY_LIMIT;
+        let body = match length {
+            BodyLength::None => Vec::new(),
+            BodyLength::Length(length) => self.read_exactly(length as usize, until)?,
+            BodyLength::Chunked => self.read_chunks(ChunkedBody::new(max), until)?,
+        };
+        self.has_unread_body = false;
+        Ok(body)
+    }
+
+    fn read_exactly(&mut self, length: usize, until: Instant) -> Result<Vec<u8>, BadRequest> {
+        while self.buffer.len() < length {
+            self.fill_body(until)?;
+        }
+        let next = self.buffer.split_off(length);
+        Ok(std::mem::replace(&mut self.buffer, next))
+    }
+
+    fn read_chunks(&mut self, mut chunks: ChunkedBody, until: Instant) -> Result<Vec<u8>, BadRequest> {
+        loop {
+            let (used, is_done) = chunks.feed(&self.buffer)?;
+            self.buffer.drain(..used);
+            if is_done {
+                return Ok(chunks.into_body());
+            }
+            self.fill_body(until)?;
+        }
+    }
+
+    fn fill_body(&mut self, until: Instant) -> Result<(), BadRequest> {
+        match self.fill(until) {
+            Ok(Filled::Bytes) => Ok(()),
+            Ok(Filled::Late) => Err(BadRequest::BodyLate),
+            Ok(Filled::End) | Err(_) => Err(BadRequest::BodyCut),
+        }
+    }
+
+    /// Writes an ordinary answer, and waits for the client where it must: it is this client's own thread.
+    fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut progress = Instant::now();
+        while !bytes.is_empty() {
+            match (&*self.socket).write(bytes) {
+                Ok(n) => {
+                    bytes = &bytes[n..];
+                    progress = Instant::now();
+                }
+                Err(error) if is_passing(&error) => {
+                    if progress.elapsed() >= STALL_LIMIT {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    os::wait(&self.socket, Interest::Write, Some(Instant::now() + WRITE_LOOK))?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more is sent, and drops what the client still sends. A close with unread bytes would be a reset,
+    /// which can overtake the answer (RFC 9112, section 9.6).
+    fn linger(&mut self) {
+        if !self.has_unread_body && self.buffer.is_empty() {
+            return;
+        }
+        if self.socket.shutdown(Shutdown::Write).is_err() {
+            return; // the client is gone
+        }
+        let until = Instant::now() + LINGER_LIMIT;
+        let mut dropped = 0;
+        while dropped < LINGER_BYTES {
+            self.buffer.clear();
+            match self.fill(until) {
+                Ok(Filled::Bytes) => dropped += self.buffer.len(),
+                Ok(Filled::End | Filled::Late) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Whether an operation on a non-blocking socket is to be tried again.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}

@@ -1,0 +1,558 @@
+//! The scheduler: one thread that runs things when they are due.
+//!
+//! Tasks stand in one ordered map of (due, sequence number). The thread sleeps until the first is due, or until 1 ms
+//! after its last wake, whichever is later: never early, and tasks that are close to each other share a wake-up. A
+//! repeated task is due again one period after it *was* due, not after it ran, so nothing drifts.
+//!
+//! [`Agenda`] is the pure part: time is passed in, and its tests sleep not once. Nothing of a user's (a closure, its
+//! destructor) runs under the lock.
+
+use crate::error::{Error, Result};
+use crate::shield::shielded;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The most timers there may be: several for each of the connections that a machine holds.
+pub(crate) const MAX_TIMERS: usize = 65_536;
+
+/// The longest delay or period. A year is beyond any use and far from where adding to an `Instant` could overflow.
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// The shortest period, and the least time between two wakes.
+const TICK: Duration = Duration::from_millis(1);
+
+/// The most tasks that are taken under one hold of the lock.
+const BATCH: usize = 256;
+
+/// How many of the last runs the lateness quantiles are about.
+const SAMPLES: usize = 512;
+
+/// Runs closures later, or again and again, on the server's one scheduler thread. From
+/// [`Server::scheduler`](crate::Server::scheduler).
+///
+/// A closure that blocks makes the others late: hand long work to a thread of its own. How late they are is told by
+/// [`Counts::lateness`](crate::Counts::lateness). A closure that panics is dropped, and nothing else is harmed.
+#[derive(Clone)]
+pub struct Scheduler {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Guards all tasks. The thread waits for `changed`, which tells it of a task that is due earlier than what it
+    /// sleeps for, and of the stop.
+    agenda: Mutex<Agenda>,
+    changed: Condvar,
+}
+
+/// What a task wants after it ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Again,
+    Stop,
+}
+
+/// A task is told what time it is.
+pub(crate) type Run = Box<dyn FnMut(Instant) -> Next + Send>;
+
+impl Scheduler {
+    /// Runs `run` once, after `delay`.
+    ///
+    /// # Errors
+    ///
+    /// If the delay is over 366 days, there are 65,536 timers already, or the server has stopped.
+    pub fn once(&self, delay: Duration, run: impl FnOnce() + Send + 'static) -> Result<Timer> {
+        let mut run = Some(run);
+        let task = move |_| {
+            if let Some(run) = run.take() {
+                run();
+            }
+            Next::Stop
+        };
+        self.add(delay, TICK, Box::new(task))
+    }
+
+    /// Runs `run` each `period` (at least 1 ms), the first time after one period. When the machine falls behind, whole
+    /// periods are left out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scheduler::once`].
+    pub fn every(&self, period: Duration, mut run: impl FnMut() + Send + 'static) -> Result<Timer> {
+        let task = move |_| {
+            run();
+            Next::Again
+        };
+        self.repeat(period, Box::new(task))
+    }
+
+    pub(crate) fn repeat(&self, period: Duration, run: Run) -> Result<Timer> {
+        let period = period.max(TICK);
+        self.add(period, period, run)
+    }
+
+    fn add(&self, delay: Duration, period: Duration, run: Run) -> Result<Timer> {
+        if delay > MAX_DURATION {
+            return Err(Error::invalid("a delay or a period is at most 366 days"));
+        }
+        let due = Instant::now() + delay;
+        let mut agenda = self.shared.lock();
+        if agenda.stopped || agenda.due.len() >= MAX_TIMERS {
+            let rule = if agenda.stopped { "the server has stopped" } else { "there are 65,536 timers already" };
+            drop(agenda); // `run` is dropped behind the lock
+            return Err(Error::invalid(rule));
+        }
+        let is_first = agenda.next_due().is_none_or(|first| due < first);
+        let id = agenda.insert(due, Task { period, run });
+        drop(agenda);
+        if is_first {
+            self.shared.changed.notify_one();
+        }
+        Ok(Timer { shared: Some(self.shared.clone()), id })
+    }
+
+    /// Starts the thread, which lives until [`Scheduler::stop`].
+    pub(crate) fn start() -> io::Result<Scheduler> {
+        let shared = Arc::new(Shared { agenda: Mutex::default(), changed: Condvar::new() });
+        let own = shared.clone();
+        std::thread::Builder::new().name("scheduler".into()).spawn(move || own.run())?;
+        Ok(Scheduler { shared })
+    }
+
+    /// Drops all tasks and ends the thread.
+    pub(crate) fn stop(&self) {
+        let tasks = self.shared.lock().stop();
+        self.shared.changed.notify_one();
+        tasks.into_iter().for_each(drop_quietly);
+    }
+
+    pub(crate) fn lateness(&self) -> Lateness {
+        self.shared.lock().lateness.summary()
+    }
+}
+
+/// A timer's handle: dropping it cancels the timer at once. A run that has begun may finish.
+#[must_use = "a dropped timer is cancelled; `detach` lets it go on by itself"]
+pub struct Timer {
+    shared: Option<Arc<Shared>>,
+    id: u64,
+}
+
+impl Timer {
+    /// Lets the timer go on without a handle, until it has run or the server stops.
+    pub fn detach(mut self) {
+        self.shared = None;
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            let task = shared.lock().cancel(self.id);
+            drop(task); // behind the lock
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Agenda> {
+        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut earliest = Instant::now();
+        while let Some(now) = self.sleep_until_due(earliest) {
+            earliest = now + TICK;
+            loop {
+                self.lock().take_due(now, &mut batch);
+                if batch.is_empty() {
+                    break;
+                }
+                let ran: Vec<Ran> = batch.drain(..).map(Taken::run).collect();
+                let over = self.lock().put_back(ran);
+                over.into_iter().for_each(drop_quietly);
+            }
+        }
+    }
+
+    /// Sleeps until a task is due, but not less than until `earliest`. `None` is the stop.
+    fn sleep_until_due(&self, earliest: Instant) -> Option<Instant> {
+        let mut agenda = self.lock();
+        loop {
+            if agenda.stopped {
+                return None;
+            }
+            let now = Instant::now();
+            let wake = agenda.next_due().map(|due| due.max(earliest));
+            agenda = match wake {
+                Some(wake) if wake <= now => return Some(now),
+                Some(wake) => {
+                    let waited = self.changed.wait_timeout(agenda, wake - now);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(agenda).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}
+
+/// Drops a task. Its captures may have destructors that panic, and those must not end the thread.
+fn drop_quietly(task: Task) {
+    let _ = shielded(|| drop(task));
+}
+
+struct Task {
+    period: Duration,
+    run: Run,
+}
+
+/// A task that is due and out of the map.
+struct Taken {
+    id: u64,
+    due: Instant,
+    task: Task,
+}
+
+/// A task that ran. None is left of one that panicked: it is dropped while it unwinds, so that a stream in it knows why.
+struct Ran {
+    id: u64,
+    due: Instant,
+    started: Instant,
+    after: Option<(Next, Task)>,
+}
+
+impl Taken {
+    fn run(self) -> Ran {
+        let Taken { id, due, mut task } = self;
+        let started = Instant::now();
+        let after = shielded(move || ((task.run)(started), task));
+        Ran { id, due, started, after }
+    }
+}
+
+/// All tasks in the order in which they are due. It knows no clock and no thread.
+#[derive(Default)]
+struct Agenda {
+    order: BTreeMap<(Instant, u64), Task>,
+    /// Where each task stands in `order`; `None` while it runs. An id that is gone from here was cancelled.
+    due: HashMap<u64, Option<Instant>>,
+    next_id: u64,
+    stopped: bool,
+    lateness: Samples,
+}
+
+impl Agenda {
+    fn insert(&mut self, due: Instant, task: Task) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.due.insert(id, Some(due));
+        self.order.insert((due, id), task);
+        id
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.order.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// Takes what is due out of the map, up to a batch.
+    fn take_due(&mut self, now: Instant, batch: &mut Vec<Taken>) {
+        while batch.len() < BATCH {
+            let Some(first) = self.order.first_entry().filter(|first| first.key().0 <= now) else { return };
+            let ((due, id), task) = first.remove_entry();
+            self.due.insert(id, None);
+            batch.push(Taken { id, due, task });
+        }
+    }
+
+    /// Puts back what goes on, and returns what does not, to be dropped behind the lock.
+    fn put_back(&mut self, ran: Vec<Ran>) -> Vec<Task> {
+        let mut over = Vec::new();
+        for Ran { id, due, started, after } in ran {
+            self.lateness.add(started - due);
+            match after {
+                Some((Next::Again, task)) if self.due.contains_key(&id) => {
+                    let due = due_again(due, task.period, started);
+                    self.due.insert(id, Some(due));
+                    self.order.insert((due, id), task);
+                }
+                after => {
+                    self.due.remove(&id);
+                    over.extend(after.map(|(_, task)| task));
+                }
+            }
+        }
+        over
+    }
+
+    fn cancel(&mut self, id: u64) -> Option<Task> {
+        let due = self.due.remove(&id)??;
+        self.order.remove(&(due, id))
+    }
+
+    fn stop(&mut self) -> Vec<Task> {
+        self.stopped = true;
+        self.due.clear();
+        std::mem::take(&mut self.order).into_values().collect()
+    }
+}
+
+/// One period after `due`; where that has passed already, the next of the same grid that has not.
+fn due_again(due: Instant, period: Duration, now: Instant) -> Instant {
+    let next = due + period;
+    if next > now {
+        return next;
+    }
+    // A period has at most 366 days, whose nanoseconds fit into 64 bits.
+    let over = ((now - due).as_nanos() % period.as_nanos()) as u64;
+    now - Duration::from_nanos(over) + period
+}
+
+/// How late tasks were run: over all of them, and as quantiles over the last 512.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lateness {
+    /// How many runs there were.
+    pub count: u64,
+    /// How late they were, added up.
+    pub sum: Duration,
+    /// The median of the last runs.
+    pub median: Duration,
+    /// The 99th percentile of the last runs.
+    pub p99: Duration,
+}
+
+#[derive(Default)]
+struct Samples {
+    count: u64,
+    sum: Duration,
+    last: Vec<Duration>,
+}
+
+impl Samples {
+    fn add(&mut self, lateness: Duration) {
+        if self.last.len() < SAMPLES {
+            self.last.push(lateness);
+        } else {
+            self.last[(self.count % SAMPLES as u64) as usize] = lateness;
+        }
+        self.count += 1;
+        self.sum += lateness;
+    }
+
+    fn summary(&self) -> Lateness {
+        let mut sorted = self.last.clone();
+        sorted.sort_unstable();
+        let quantile = |percent: usize| sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied();
+        Lateness {
+            count: self.count,
+            sum: self.sum,
+            median: quantile(50).unwrap_or_default(),
+            p99: quantile(99).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn task(period: Duration) -> Task {
+        Task { period, run: Box::new(|_| Next::Again) }
+    }
+
+    fn take(agenda: &mut Agenda, now: Instant) -> Vec<Taken> {
+        let mut batch = Vec::new();
+        agenda.take_due(now, &mut batch);
+        batch
+    }
+
+    /// As if the task had been run at `started`.
+    fn ran(taken: Taken, started: Instant, next: Next) -> Ran {
+        Ran { id: taken.id, due: taken.due, started, after: Some((next, taken.task)) }
+    }
+
+    #[test]
+    fn takes_what_is_due_in_order_and_nothing_early() {
+        let (mut agenda, start) = (Agenda::default(), Instant::now());
+        let ids = [30, 10, 20, 10].map(|ms| agenda.insert(start + ms * MS, task(MS)));
+        assert!(take(&mut agenda, start + 10 * MS - Duration::from_nanos(1)).is_empty());
+        let due: Vec<_> = take(&mut agenda, start + 20 * MS).iter().map(|taken| taken.id).collect();
+        assert_eq!(due, [ids[1], ids[3], ids[2]], "ties in the order in which they were made");
+        assert_eq!(agenda.next_due(), Some(start + 30 * MS));
+    }
+
+    #[test]
+    fn a_lock_covers_one_batch() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        (0..BATCH + 1).for_each(|_| {
+            agenda.insert(now, task(MS));
+        });
+        assert_eq!(take(&mut agenda, now).len(), BATCH);
+        assert_eq!(take(&mut agenda, now).len(), 1);
+    }
+
+    #[test]
+    fn periods_do_not_drift_and_whole_ones_are_left_out() {
+        let start = Instant::now();
+        for (late, next) in [(0, 100), (1, 100), (99, 100), (100, 200), (101, 200), (250, 300), (1_000, 1_100)] {
+            assert_eq!(due_again(start, 100 * MS, start + late * MS), start + next * MS, "{late} ms late");
+        }
+        // A thousand runs, each some time late: the thousandth is due after exactly a thousand periods.
+        let mut due = start;
+        for run in 0..1_000 {
+            due = due_again(due, 100 * MS, due + (run * 37 % 100) * MS);
+        }
+        assert_eq!(due, start + 1_000 * 100 * MS);
+    }
+
+    #[test]
+    fn a_cancelled_task_leaves_nothing_behind() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let waiting = agenda.insert(now + MS, task(MS));
+        assert!(agenda.cancel(waiting).is_some());
+        assert!(agenda.cancel(waiting).is_none());
+        // Cancelled while it runs: it is not put back.
+        let running = agenda.insert(now, task(MS));
+        let taken = take(&mut agenda, now).pop().unwrap();
+        assert!(agenda.cancel(running).is_none());
+        assert_eq!(agenda.put_back(vec![ran(taken, now, Next::Again)]).len(), 1);
+        assert!(agenda.order.is_empty() && agenda.due.is_empty());
+    }
+
+    #[test]
+    fn a_task_that_stops_is_returned_to_be_dropped() {
+        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        agenda.insert(now, task(MS));
+        let taken = take(&mut agenda, now).pop().unwrap();
+        assert_eq!(agenda.put_back(vec![ran(taken, now, Next::Stop)]).len(), 1);
+        assert!(agenda.order.is_empty() && agenda.due.is_empty());
+    }
+
+    #[test]
+    fn lateness_is_summed_over_all_and_ranked_over_the_last() {
+        let mut samples = Samples::default();
+        (0..1_000).for_each(|_| samples.add(1_000 * MS));
+        (1..=512).for_each(|ms| samples.add(ms * MS));
+        let summary = samples.summary();
+        assert_eq!((summary.count, summary.median, summary.p99), (1_512, 256 * MS, 506 * MS));
+        assert_eq!(summary.sum, (1_000 * 1_000 + 512 * 513 / 2) * MS);
+        assert_eq!(Samples::default().summary(), Lateness::default());
+    }
+
+    #[test]
+    fn runs_once_and_never_early() {
+        let scheduler = Scheduler::start().unwrap();
+        let (told, tells) = mpsc::channel();
+        let start = Instant::now();
+        for ms in [30, 5, 17] {
+            let told = told.clone();
+            scheduler.once(ms * MS, move || told.send((ms, Instant::now())).unwrap()).unwrap().detach();
+        }
+        for expected in [5, 17, 30] {
+            let (ms, at) = tells.recv_timeout(Duration::from_secs(10)).unwrap();
+            assert_eq!(ms, expected);
+            assert!(at >= start + ms * MS, "{ms} ms came early");
+        }
+        scheduler.stop();
+        assert!(scheduler.once(MS, || ()).is_err(), "nothing is taken after the stop");
+    }
+
+    #[test]
+    fn a_dropped_timer_runs_no_more() {
+        let scheduler = Scheduler::start().unwrap();
+        let (told, tells) = mpsc::channel();
+        let timer = scheduler.every(MS, move || told.send(()).unwrap()).unwrap();
+        tells.recv_timeout(Duration::from_secs(10)).unwrap();
+        drop(timer);
+        // The closure, and its sender with it, is gone as soon as a run that had begun is over.
+        while tells.recv_timeout(Duration::from_secs(10)) != Err(mpsc::RecvTimeoutError::Disconnected) {}
+        scheduler.stop();
+    }
+
+    #[test]
+    fn a_panic_drops_its_task_and_harms_no_other() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                assert!(std::thread::panicking(), "a destructor that panics by itself");
+            }
+        }
+        let scheduler = Scheduler::start().unwrap();
+        let (told, tells) = mpsc::channel();
+        let bomb = Bomb;
+        scheduler
+            .once(MS, move || {
+                let _bomb = &bomb;
+                panic!("on purpose")
+            })
+            .unwrap()
+            .detach();
+        let bomb = Bomb;
+        scheduler.once(MS, move || _ = &bomb).unwrap().detach();
+        scheduler.once(5 * MS, move || told.send(()).unwrap()).unwrap().detach();
+        tells.recv_timeout(Duration::from_secs(10)).unwrap();
+        scheduler.stop();
+    }
+
+    #[test]
+    fn durations_and_their_number_are_bounded() {
+        let scheduler = Scheduler::start().unwrap();
+        assert!(scheduler.once(MAX_DURATION + MS, || ()).is_err());
+        assert!(scheduler.every(Duration::MAX, || ()).is_err());
+        let timers: Vec<_> = (0..MAX_TIMERS).map(|_| scheduler.once(MAX_DURATION, || ()).unwrap()).collect();
+        assert!(scheduler.once(MS, || ()).is_err());
+        drop(timers);
+        assert!(scheduler.every(Duration::ZERO, || ()).is_ok());
+        scheduler.stop();
+    }
+
+    /// Many threads make, keep, drop and cancel timers at random while they run; at the end nothing is left.
+    #[test]
+    fn timers_come_and_go_from_many_threads() {
+        let scheduler = Scheduler::start().unwrap();
+        let runs = Arc::new(AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let (scheduler, runs) = (&scheduler, &runs);
+                scope.spawn(move || {
+                    let mut random = thread + 1;
+                    let mut kept = Vec::new();
+                    for _ in 0..3_000 {
+                        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        let runs = runs.clone();
+                        let count = move || {
+                            runs.fetch_add(1, Ordering::Relaxed);
+                        };
+                        let period = Duration::from_micros((random >> 33) % 3_000);
+                        kept.push(match random >> 62 {
+                            0 => scheduler.once(period, count).unwrap(),
+                            _ => scheduler.every(period, count).unwrap(),
+                        });
+                        if kept.len() > 50 {
+                            drop(kept.swap_remove((random >> 40) as usize % kept.len()));
+                        }
+                    }
+                });
+            }
+        });
+        assert!(runs.load(Ordering::Relaxed) > 0);
+        // A run may be under way while its timer is dropped; it is forgotten when it ends.
+        let until = Instant::now() + Duration::from_secs(10);
+        while !scheduler.shared.lock().due.is_empty() {
+            assert!(Instant::now() < until);
+            std::thread::sleep(MS);
+        }
+        assert!(scheduler.shared.lock().order.is_empty());
+        scheduler.stop();
+        // What had run is dropped by the thread, behind the lock.
+        while Arc::strong_count(&runs) > 1 {
+            assert!(Instant::now() < until, "a closure is left");
+            std::thread::sleep(MS);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! [`Stream`]: what a program holds of an open event stream.
+//!
+//! A stream lasts as long as somebody holds it. A hub and a timer each hold one; dropping the last ends the stream
+//! cleanly. So there is no `end` and no flag to keep it open. This room counts the holders and turns events into frames;
+//! it never touches a socket.
+
+use crate::event::{Event, Frame};
+use crate::outbox::Outbox;
+use crate::queue::Closed;
+use crate::scheduler::{Next, Scheduler};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// An open event stream to one client. Clone it to send from several places; drop the last one to end it.
+///
+/// If the last one goes because of a panic, the stream is cut instead: it gets no last chunk, so that the client can tell
+/// it from one that came to its end.
+pub struct Stream {
+    outbox: Arc<Outbox>,
+    scheduler: Scheduler,
+}
+
+impl Stream {
+    pub(crate) fn new(outbox: Arc<Outbox>, scheduler: Scheduler) -> Stream {
+        outbox.holders.fetch_add(1, Ordering::Relaxed);
+        Stream { outbox, scheduler }
+    }
+
+    /// Sends an event. It never blocks: what the client does not take at once is queued.
+    ///
+    /// # Errors
+    ///
+    /// Why the stream is over. A client that is more than [`Config::queue_bytes`](crate::Config::queue_bytes) behind is
+    /// cut by this call.
+    pub fn send(&self, event: &Event) -> Result<(), Closed> {
+        self.outbox.push(&Arc::new(Frame::event(event)), Instant::now())
+    }
+
+    /// Sends one event each `period`, the first after one period, and ends with the last. The iterator is asked for an
+    /// event when that event is due, on the scheduler's thread, so `next` must not block.
+    ///
+    /// A period is at least 1 ms. If the machine falls behind, whole periods are left out but no event is.
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// use tidings::{Event, Response, iso8601};
+    /// let clock = std::iter::from_fn(|| Some(Event::data(iso8601(SystemTime::now()))));
+    /// let response = Response::stream(|stream| stream.every(Duration::from_secs(1), clock));
+    /// # let _ = response;
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the stream is over already, or the scheduler takes no more timers ([`Closed::Full`]), which cuts it.
+    pub fn every<I>(self, period: Duration, events: I) -> Result<(), Closed>
+    where
+        I: IntoIterator<Item = Event>,
+        I::IntoIter: Send + 'static,
+    {
+        let held = self.clone(); // so that a timer refused, and dropped, does not end the stream as if all were well
+        let outbox = &held.outbox;
+        let scheduler = self.scheduler.clone();
+        let mut events = events.into_iter();
+        let run = move |now| match events.next() {
+            Some(event) => match self.outbox.push(&Arc::new(Frame::event(&event)), now) {
+                // An iterator that knows it was the last spares the client a period of waiting for the end.
+                Ok(()) if events.size_hint() == (0, Some(0)) => Next::Stop,
+                Ok(()) => Next::Again,
+                Err(_) => Next::Stop,
+            },
+            None => Next::Stop,
+        };
+        match scheduler.repeat(period, Box::new(run)) {
+            Ok(timer) => {
+                outbox.attach(Box::new(timer));
+                Ok(())
+            }
+            Err(_) => {
+                outbox.cut(Closed::Full);
+                Err(Closed::Full)
+            }
+        }
+    }
+
+    /// Ends the stream after so many more events. Comments and a hub's `tidings:` announcements do not count.
+    pub fn end_after(self, events: u64) -> Stream {
+        self.outbox.end_after(events);
+        self
+    }
+
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+}
+
+impl Clone for Stream {
+    fn clone(&self) -> Stream {
+        Stream::new(self.outbox.clone(), self.scheduler.clone())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // AcqRel as in Arc: what other holders did happens before the end.
+        if self.outbox.holders.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        if std::thread::panicking() {
+            self.outbox.cut(Closed::Panicked);
+        } else {
+            self.outbox.finish(Frame::tail(None), Closed::Ended);
+        }
+    }
+}

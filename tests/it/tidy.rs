@@ -1,0 +1,180 @@
+//! The invariants of `lib.rs`, as far as the sources show them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A room of the library: its name, and its code without tests, comments and documentation.
+fn rooms() -> BTreeMap<String, String> {
+    let mut rooms = BTreeMap::new();
+    for entry in fs::read_dir(Path::new(ROOT).join("src")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            rooms.insert(name, code_of(&fs::read_to_string(&path).unwrap()));
+        }
+    }
+    assert!(rooms.len() > 10, "the rooms were not found");
+    rooms
+}
+
+fn code_of(source: &str) -> String {
+    let lines =
+        source.lines().take_while(|line| !line.starts_with("#[cfg(test)]") && !line.starts_with("#[cfg(all(test"));
+    let code = lines.filter(|line| !line.trim_start().starts_with("//"));
+    code.map(|line| line.split(" // ").next().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// The rooms that a room names.
+fn imports(code: &str) -> Vec<&str> {
+    let named = code.split("crate::").skip(1);
+    let mut names: Vec<_> =
+        named.map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Who may name whom. A room that is missing here is a question to be answered here.
+const ARROWS: &str = "
+    lib:
+    error:
+    json:
+    date:
+    log:
+    os:
+    shield:
+    event: error
+    head:
+    body: head
+    request: head response
+    response: head queue stream
+    access: head request response
+    replay: event
+    scheduler: error shield
+    queue: event
+    outbox: event os queue shield
+    stream: event outbox queue scheduler
+    topics: error event outbox replay stream
+    hub: event json os outbox queue replay stream topics
+    roster: event log os outbox queue
+    connection: access body date event head log os outbox queue request response roster scheduler shield stream
+    server: access connection error event log os outbox queue request response roster scheduler
+";
+
+#[test]
+fn imports_point_one_way() {
+    let arrows: BTreeMap<&str, Vec<&str>> = ARROWS
+        .lines()
+        .filter_map(|line| line.trim().split_once(':'))
+        .map(|(room, allowed)| (room, allowed.split_whitespace().collect()))
+        .collect();
+    for (room, code) in rooms() {
+        let allowed = arrows.get(&room[..]).unwrap_or_else(|| panic!("who may {room}.rs name?"));
+        for import in imports(&code) {
+            assert!(allowed.contains(&import), "{room}.rs names {import}.rs");
+        }
+    }
+}
+
+#[test]
+fn codecs_do_no_io_and_read_no_clock() {
+    let rooms = rooms();
+    for room in ["event", "head", "body", "request", "response", "access", "replay", "date", "json"] {
+        for forbidden in ["std::fs", "TcpStream", "TcpListener", "UdpSocket", "::now()", "thread::", "stdout", "stderr"]
+        {
+            assert!(!rooms[room].contains(forbidden), "{room}.rs has {forbidden}");
+        }
+    }
+}
+
+#[test]
+fn only_the_queue_writes_to_a_streaming_socket() {
+    for (room, code) in rooms() {
+        let writes = code.contains(".write(") || code.contains(".write_all(") || code.contains(".write_vectored(");
+        // os.rs rings bells; connection.rs writes the answers that are no streams.
+        assert!(!writes || ["queue", "os", "connection"].contains(&&room[..]), "{room}.rs writes to something");
+    }
+}
+
+#[test]
+fn unsafe_stands_in_os_alone_and_each_has_its_reason() {
+    let source = |path: &Path| fs::read_to_string(path).unwrap();
+    for path in all_sources(&Path::new(ROOT).join("src")) {
+        let text = source(&path);
+        if !path.ends_with("src/os.rs") {
+            let code = code_of(&text);
+            let words = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
+            assert!(!words.iter().any(|word| code.contains(word)), "{path:?} has unsafe in it");
+            continue;
+        }
+        let lines: Vec<_> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            if line.contains("unsafe {") {
+                let before = lines[at.saturating_sub(5)..at].join("\n");
+                assert!(before.contains("// SAFETY:"), "os.rs:{}: no reason: {line}", at + 1);
+            }
+        }
+    }
+}
+
+fn all_sources(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(all_sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_binary_uses_the_public_api_alone() {
+    for path in all_sources(&Path::new(ROOT).join("src/bin")) {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("#[path") && !text.contains("include!("), "{path:?} reaches around the library");
+    }
+}
+
+#[test]
+fn locks_are_taken_over_when_poisoned() {
+    for (room, code) in rooms() {
+        assert!(!code.contains(".lock().unwrap()"), "{room}.rs gives up at a poisoned lock");
+    }
+}
+
+#[test]
+fn nothing_is_printed_by_macros_that_panic_on_a_closed_pipe() {
+    for path in all_sources(&Path::new(ROOT).join("src")) {
+        let code = code_of(&fs::read_to_string(&path).unwrap());
+        for forbidden in ["println!", "print!(", "todo!", "unimplemented!", "dbg!"] {
+            assert!(!code.contains(forbidden), "{path:?} has {forbidden}");
+        }
+    }
+}
+
+#[test]
+fn there_are_no_dependencies() {
+    let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    let section = |name: &str| {
+        let (_, rest) = manifest.split_once(&format!("[{name}]\n"))?;
+        Some(rest.split("\n[").next()?.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("\n"))
+    };
+    assert_eq!(section("dependencies").unwrap(), "");
+    assert!(section("build-dependencies").is_none());
+    let dev = section("dev-dependencies").unwrap();
+    assert!(dev.lines().count() == 1 && dev.starts_with("ureq"), "{dev}");
+}
+
+#[test]
+fn rooms_are_small() {
+    for (room, code) in rooms() {
+        let lines = code.lines().count();
+        assert!(lines <= 500, "{room}.rs has {lines} lines of code");
+    }
+}
