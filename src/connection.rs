@@ -148,8 +148,7 @@ impl Connection<'_> {
     /// Answers what was no request. The connection is over: where the next one would begin cannot be known.
     fn refuse(&mut self, bad: BadRequest) -> After {
         if bad == BadRequest::Tls {
-            let peer = self.peer;
-            self.context.log.line(|| format!("{peer} spoke TLS to the plain port"));
+            self.context.log.line(format_args!("{} spoke TLS to the plain port", self.peer));
         }
         self.wire.has_unread_body = true;
         let form = Form { version: Version::Http11, is_head: false, wants_event_stream: false, keep_alive: false };

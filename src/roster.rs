@@ -227,7 +227,7 @@ impl Seat {
             member.doing = Doing::Stream;
         }
         drop(members);
-        log.line(|| format!("{peer} {path} opened"));
+        log.line(format_args!("{peer} {path} opened"));
         Some(OpenStream {
             roster: self.roster.clone(),
             id: self.id,
@@ -280,7 +280,7 @@ impl Drop for OpenStream {
         drop(members);
         let tenths = self.opened.elapsed().as_millis() / 100; // floats would cost 10 KiB of program
         let OpenStream { peer, path, .. } = self;
-        self.log
-            .line(|| format!("{peer} {path} {reason} after {}.{}s, {} events", tenths / 10, tenths % 10, sent.events));
+        let (seconds, events) = (format_args!("{}.{}s", tenths / 10, tenths % 10), sent.events);
+        self.log.line(format_args!("{peer} {path} {reason} after {seconds}, {events} events"));
     }
 }

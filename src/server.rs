@@ -222,7 +222,7 @@ impl Accepting<'_> {
                 Ok(()) => is_short = false,
                 Err(shortage) => {
                     if !is_short {
-                        self.context.log.line(|| format!("accepting waits: {shortage}")); // once, however long it lasts
+                        self.context.log.line(format_args!("accepting waits: {shortage}")); // once, however long it lasts
                     }
                     is_short = true;
                     self.pause(&mut poller)?;

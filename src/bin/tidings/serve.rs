@@ -173,7 +173,7 @@ impl Site {
             delayed.remove(bytes);
             let events = publication.events().unwrap_or_default(); // it was read without error when it came
             if let Err(refused) = hub.publish_all(&topic, &events) {
-                log.line(|| format!("a delayed publish was refused: {refused}"));
+                log.line(format_args!("a delayed publish was refused: {refused}"));
             }
         });
         match timer {

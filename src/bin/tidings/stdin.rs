@@ -18,18 +18,18 @@ pub fn start(hub: Hub, topic: Topic, max_bytes: usize, log: Log) -> io::Result<(
         let outcome = each_line(&mut io::stdin().lock(), max_bytes, |line| {
             if line.is_cut {
                 let bytes = line.bytes;
-                log.line(|| {
-                    format!("standard input: a line of {bytes} bytes was cut; --max-body is {max_bytes} bytes")
-                });
+                log.line(format_args!(
+                    "standard input: a line of {bytes} bytes was cut; --max-body is {max_bytes} bytes"
+                ));
             }
             if let Err(refused) = hub.publish(&topic, &Event::data(line.text)) {
-                log.line(|| format!("standard input: a line was not published: {refused}"));
+                log.line(format_args!("standard input: a line was not published: {refused}"));
             }
         });
-        log.line(|| match outcome {
-            Ok(()) => "standard input has ended; the server goes on".to_owned(),
-            Err(error) => format!("standard input cannot be read any more: {error}; the server goes on"),
-        });
+        match outcome {
+            Ok(()) => log.line("standard input has ended; the server goes on"),
+            Err(error) => log.line(format_args!("standard input cannot be read any more: {error}; the server goes on")),
+        }
     };
     thread::Builder::new().name("stdin".to_owned()).spawn(publish).map(drop)
 }
