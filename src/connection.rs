@@ -150,7 +150,6 @@ impl Connection<'_> {
         if bad == BadRequest::Tls {
             self.context.log.line(format_args!("{} spoke TLS to the plain port", self.peer));
         }
-        self.wire.has_unread_body = true;
         let form = Form { version: Version::Http11, is_head: false, wants_event_stream: false, keep_alive: false };
         let response = Response::text(bad.status(), bad.text());
         let Body::Bytes(body) = response.body else { return After::Close };
@@ -425,12 +424,11 @@ impl Wire {
         Ok(())
     }
 
-    /// Says that nothing more is sent, and drops what the client still sends. A close with unread bytes would be a reset,
-    /// which can overtake the answer (RFC 9112, section 9.6).
+    /// Says that nothing more is sent, and drops what the client still sends, until it closes as well. What came to a
+    /// closed socket, a rest of a body or a pipelined request, would be answered with a reset, which can overtake the
+    /// answer (RFC 9112, section 9.6). Whether something is still under way cannot be known here; a client that has its
+    /// answer closes at once, so it costs a round trip.
     fn linger(&mut self) {
-        if !self.has_unread_body && self.buffer.is_empty() {
-            return;
-        }
         if self.socket.shutdown(Shutdown::Write).is_err() {
             return; // the client is gone
         }
