@@ -9,6 +9,7 @@ mod support;
 mod auth;
 mod browser;
 mod cli;
+mod framing;
 mod hub;
 mod limits;
 mod readers;
