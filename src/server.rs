@@ -171,7 +171,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If waiting for connections itself fails, which no system is known to do.
+    /// None as yet: whatever goes wrong with accepting is waited out.
     pub fn run(self, answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Result<()> {
         let Server { listener, address, config, roster, scheduler, drainer, stop, log } = self;
         let context = Arc::new(Context {
@@ -188,7 +188,7 @@ impl Server {
             comment: Arc::new(Frame::event(&Event::comment(""))),
             answer: Box::new(answer),
         });
-        let outcome = Accepting { listener: &listener, context: &context, roster: &roster, stop: &stop }.run();
+        Accepting { listener: &listener, context: &context, roster: &roster, stop: &stop }.run();
         drop(listener); // from here on connecting is refused
         roster.stop();
         if !roster.wait_until_empty(STOP_GRACE) {
@@ -198,7 +198,7 @@ impl Server {
         scheduler.stop();
         drainer.stop();
         log.stop(STOP_REST);
-        outcome.map_err(|error| Error::io("wait for connections", error))
+        Ok(())
     }
 }
 
@@ -211,35 +211,35 @@ struct Accepting<'a> {
 }
 
 impl Accepting<'_> {
-    fn run(&self) -> io::Result<()> {
+    fn run(&self) {
         let mut poller = Poller::new();
         let mut is_short = false;
         while !self.stop.is_asked() {
             poller.clear();
             poller.add(self.listener, Interest::Read);
-            self.wait(&mut poller, None)?;
-            match self.accept_all() {
+            match self.wait(&mut poller, None).and_then(|()| self.accept_all()) {
                 Ok(()) => is_short = false,
                 Err(shortage) => {
                     if !is_short {
                         self.context.log.line(format_args!("accepting waits: {shortage}")); // once, however long it lasts
                     }
                     is_short = true;
-                    self.pause(&mut poller)?;
+                    self.pause(&mut poller);
                 }
             }
         }
-        Ok(())
     }
 
     /// Waits a little, on the bell alone: the listener stays ready all the time.
-    fn pause(&self, poller: &mut Poller) -> io::Result<()> {
+    fn pause(&self, poller: &mut Poller) {
         let until = Instant::now() + SHORTAGE_PAUSE;
         while !self.stop.is_asked() && Instant::now() < until {
             poller.clear();
-            self.wait(poller, Some(until.saturating_duration_since(Instant::now())))?;
+            let left = until.saturating_duration_since(Instant::now());
+            if self.wait(poller, Some(left)).is_err() {
+                std::thread::sleep(left); // not even that is to be had, so the bell is heard a little later
+            }
         }
-        Ok(())
     }
 
     fn wait(&self, poller: &mut Poller, timeout: Option<Duration>) -> io::Result<()> {

@@ -486,6 +486,35 @@ fn out_of_open_files_it_waits_and_goes_on() {
     }
 }
 
+/// Linux polls no more files at once than a process may have open: a bound of one, below what it has, makes waiting for
+/// connections itself fail.
+#[cfg(target_os = "linux")]
+#[test]
+fn when_waiting_itself_fails_it_pauses_and_goes_on() {
+    let mut server = Tidings::start(&["serve"]);
+    let mut here = Client::connect(server.address);
+    here.send(OK);
+    assert_eq!(here.read_head().status, 200);
+    system::limit(server.pid(), "nofile", "1:");
+    let mut waiting = Client::connect(server.address); // which ends the poll that was under way
+    waiting.send(OK);
+    server.log_line_with("accepting waits: ");
+    let cpu = system::cpu_time(server.pid());
+    std::thread::sleep(Duration::from_secs(1)); // for a spin, which would take all of it
+    let cpu = system::cpu_time(server.pid()) - cpu;
+    assert!(cpu < Duration::from_millis(300), "it was busy for {cpu:?} of a second");
+    here.send(OK);
+    here.read_exactly("ok\n".len());
+    assert_eq!(here.read_head().status, 200, "who is here is served");
+    system::limit(server.pid(), "nofile", "100:");
+    assert_eq!(waiting.read_head().status, 200);
+    // It can be told to stop as well, also where the bell cannot be waited for.
+    system::limit(server.pid(), "nofile", "0:");
+    Client::connect(server.address);
+    server.signal("TERM");
+    assert!(server.wait().success());
+}
+
 /// All until the end, which must not be a reset.
 fn read_whole(mut socket: &TcpStream) -> Vec<u8> {
     let mut got = Vec::new();
