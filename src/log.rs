@@ -1,6 +1,7 @@
 //! The log: lines through a bounded queue to a thread of its own, so that nobody ever waits for a disk or a terminal.
 //! What does not fit is lost, and counted in the log itself.
 
+use crate::shield::shielded;
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
 use std::io;
@@ -74,10 +75,13 @@ impl Log {
 impl Shared {
     fn run(&self, write: fn(&str)) {
         while let Some((line, lost)) = self.next() {
-            if lost > 0 {
-                write(&format!("{lost} lines of this log were lost"));
-            }
-            write(&line);
+            // Whoever writes may panic, and loses that line alone.
+            let _ = shielded(|| {
+                if lost > 0 {
+                    write(&format!("{lost} lines of this log were lost"));
+                }
+                write(&line);
+            });
         }
     }
 

@@ -43,7 +43,7 @@ const ARROWS: &str = "
     error:
     json:
     date:
-    log:
+    log: shield
     os:
     shield:
     event: error
