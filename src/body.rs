@@ -202,7 +202,11 @@ mod tests {
                 assert_eq!(unchunk(bytes, piece, 64), Err(*refusal), "{}", bytes.escape_ascii());
             }
         }
-        assert_eq!(unchunk(b"ffffffffffffffff0", 1, usize::MAX), Err(BadRequest::Chunk));
+        assert_eq!(unchunk(b"00000000000000000", 1, 64), Err(BadRequest::Chunk));
+        // As many digits as a `usize` has are a size, however large; one more is none, on 32 bits and on 64.
+        let digits = "f".repeat(usize::BITS as usize / 4);
+        assert_eq!(unchunk(digits.as_bytes(), 1, usize::MAX), Ok((Vec::new(), digits.len(), false)));
+        assert!(unchunk(format!("{digits}f").as_bytes(), 1, usize::MAX).is_err());
         assert_eq!(unchunk(b"1", 1, 0), Err(BadRequest::BodyTooLarge));
     }
 

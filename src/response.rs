@@ -280,15 +280,11 @@ mod tests {
 
     #[test]
     fn the_framing_names_where_the_body_ends() {
+        let longest = format!("Content-Length: {}\r\nConnection: keep-alive\r\n\r\n", usize::MAX);
         let table = [
             (200, Framing::Length(0), true, "Content-Length: 0\r\nConnection: keep-alive\r\n\r\n"),
             (200, Framing::Length(0), false, "Content-Length: 0\r\nConnection: close\r\n\r\n"),
-            (
-                200,
-                Framing::Length(usize::MAX),
-                true,
-                "Content-Length: 18446744073709551615\r\nConnection: keep-alive\r\n\r\n",
-            ),
+            (200, Framing::Length(usize::MAX), true, &longest),
             (200, Framing::Chunked, true, "Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n"),
             (200, Framing::UntilClose, true, "nosniff\r\nConnection: close\r\n\r\n"),
             (204, Framing::Length(0), true, "nosniff\r\nConnection: keep-alive\r\n\r\n"),
