@@ -12,6 +12,7 @@ mod cli;
 mod framing;
 mod hub;
 mod limits;
+mod proxy;
 mod readers;
 mod resume;
 mod round_trip;
