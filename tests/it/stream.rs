@@ -7,7 +7,9 @@
 use crate::readers::{Json, parse_exposition, unix_seconds_of_http_date};
 use crate::support::{Client, End, Events, Head, Message, Tidings, at_best, eventually};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::Shutdown;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 fn serve(options: &[&str]) -> Tidings {
@@ -989,6 +991,33 @@ fn metrics_tell_what_was_done() {
     let (sum, median) =
         (seen["tidings_scheduler_lateness_seconds_sum"], seen["tidings_scheduler_lateness_seconds{quantile=\"0.5\"}"]);
     assert!(sum > 0.0 && sum < 20.0 && (sum - median).abs() < 1e-6, "of one run: {sum} {median}");
+}
+
+/// The reader of this test and Prometheus' own could be wrong in different ways.
+#[test]
+#[ignore = "needs promtool: .ci/install metrics"]
+fn promtool_has_nothing_to_say_of_the_metrics() {
+    let server = serve(&[]);
+    let mut watching = watch(&server, "/topics/a");
+    publish_each(&server, &["one", "two"]);
+    server.post("/topics/a?delay=1ms", "3");
+    watching.take_data(3);
+    drop(server.subscribe("/topics/a?lastEventId=1-1"));
+    server.log_line_with("left after");
+    let (status, text) = server.get("/metrics");
+    assert_eq!(status, 200);
+
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool runs");
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [&output.stdout[..], &output.stderr].concat();
+    assert!(output.status.success() && said.is_empty(), "{}\n{text}", String::from_utf8_lossy(&said));
 }
 
 #[test]
