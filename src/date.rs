@@ -14,7 +14,16 @@ const LAST_MILLIS: u64 = 253_402_300_799_999;
 /// Times before 1970 are given as 1970-01-01, times after the year 9999 as its last millisecond.
 pub fn iso8601(time: SystemTime) -> String {
     let Utc { year, month, day, hour, minute, second, millis, .. } = Utc::of(time);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    // Every event of a clock has one: by `format!` this was a third of what such an event costs beside its write.
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let numbers = [(0..4, year), (5..7, month), (8..10, day), (11..13, hour), (14..16, minute), (17..19, second)];
+    for (place, mut number) in numbers.into_iter().chain([(20..23, millis)]) {
+        for digit in text[place].iter_mut().rev() {
+            *digit += (number % 10) as u8;
+            number /= 10;
+        }
+    }
+    String::from_utf8(text.to_vec()).expect("digits and signs are ASCII")
 }
 
 /// The time as HTTP wants it, an IMF-fixdate (RFC 9110, section 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.

@@ -35,7 +35,8 @@ pub struct Event {
     comment: Option<String>,
     event_type: Option<EventType>,
     id: Option<EventId>,
-    retry: Option<Duration>,
+    /// Milliseconds, as digits.
+    retry: Option<String>,
     data: Option<String>,
 }
 
@@ -71,7 +72,7 @@ impl Event {
 
     /// Sets the client's reconnection time, in whole milliseconds.
     pub fn with_retry(mut self, time: Duration) -> Event {
-        self.retry = Some(time);
+        self.retry = Some(time.as_millis().to_string());
         self
     }
 
@@ -105,26 +106,28 @@ impl Event {
         self.event_type.as_ref().is_some_and(|t| t.0.starts_with(RESERVED))
     }
 
-    /// Appends the block, its blank line included. `id`, where given, takes the place of the event's own.
+    /// Its fields, in the order of the wire. `id`, where given, takes the place of the event's own.
+    fn fields<'a>(&'a self, id: Option<&'a str>) -> [(&'static str, Option<&'a str>); 5] {
+        [
+            ("", self.comment.as_deref()),
+            ("event", self.event_type.as_ref().map(|t| t.0.as_str()).filter(|name| !name.is_empty())),
+            ("id", id.or(self.id.as_ref().map(EventId::as_str))),
+            ("retry", self.retry.as_deref()),
+            ("data", self.data.as_deref()),
+        ]
+    }
+
+    /// How many bytes [`Event::encode`] appends, if no text has several lines.
+    fn usual_length(&self, id: Option<&str>) -> usize {
+        let lines =
+            self.fields(id).into_iter().filter_map(|(name, text)| Some(name.len() + ": \n".len() + text?.len()));
+        lines.sum::<usize>() + "\n".len()
+    }
+
+    /// Appends the block, its blank line included.
     fn encode(&self, id: Option<&str>, out: &mut Vec<u8>) {
-        if let Some(text) = &self.comment {
-            for line in lines(text) {
-                field(out, "", line);
-            }
-        }
-        if let Some(EventType(name)) = self.event_type.as_ref().filter(|t| !t.0.is_empty()) {
-            field(out, "event", name);
-        }
-        if let Some(id) = id.or(self.id.as_ref().map(EventId::as_str)) {
-            field(out, "id", id);
-        }
-        if let Some(time) = self.retry {
-            field(out, "retry", &time.as_millis().to_string());
-        }
-        if let Some(text) = &self.data {
-            for line in lines(text) {
-                field(out, "data", line);
-            }
+        for (name, text) in self.fields(id) {
+            text.into_iter().flat_map(lines).for_each(|line| field(out, name, line));
         }
         out.push(b'\n');
     }
@@ -268,24 +271,25 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 impl Frame {
     /// An event as it is.
     pub(crate) fn event(event: &Event) -> Frame {
-        Frame::chunk(event.dispatches() as u32, |out| event.encode(None, out))
+        Frame::encoded(event, None, u32::from(event.dispatches()))
     }
 
     /// An event under an id of the server's.
     pub(crate) fn with_id(event: &Event, id: &str) -> Frame {
-        Frame::chunk(event.dispatches() as u32, |out| event.encode(Some(id), out))
+        Frame::encoded(event, Some(id), u32::from(event.dispatches()))
     }
 
     /// Something the server says of itself: not counted as an event.
     pub(crate) fn announcement(event_type: &str, id: Option<&str>, data: &str) -> Frame {
         let event_type = EventType(format!("{RESERVED}{event_type}"));
-        Frame::chunk(0, |out| Event::data(data).with_type(event_type).encode(id, out))
+        Frame::encoded(&Event::data(data).with_type(event_type), id, 0)
     }
 
     /// Several frames as one chunk: one write for each receiver.
     pub(crate) fn joined(frames: &[Arc<Frame>]) -> Frame {
         let events = frames.iter().map(|frame| frame.events).sum();
-        Frame::chunk(events, |out| frames.iter().for_each(|frame| out.extend_from_slice(frame.bare())))
+        let length = frames.iter().map(|frame| frame.bare().len()).sum();
+        Frame::chunk(events, length, |out| frames.iter().for_each(|frame| out.extend_from_slice(frame.bare())))
     }
 
     /// The end of a stream: perhaps a last event, then the last chunk. Its bare form is the event alone, because without
@@ -307,8 +311,14 @@ impl Frame {
         Frame { chunk_start: 0, bare: 0..head.len(), bytes: head.into(), events: 0 }
     }
 
-    fn chunk(events: u32, encode: impl FnOnce(&mut Vec<u8>)) -> Frame {
-        let mut bytes = vec![0; SIZE_LINE];
+    fn encoded(event: &Event, id: Option<&str>, events: u32) -> Frame {
+        Frame::chunk(events, event.usual_length(id), |out| event.encode(id, out))
+    }
+
+    /// `length` is how much `encode` is likely to append: where it is right, one allocation is all that a frame takes.
+    fn chunk(events: u32, length: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Frame {
+        let mut bytes = Vec::with_capacity(SIZE_LINE + length + "\r\n".len());
+        bytes.resize(SIZE_LINE, 0);
         encode(&mut bytes);
         let end = bytes.len();
         let mut size_line = [0; SIZE_LINE];
