@@ -87,10 +87,36 @@ pub struct Server {
     address: SocketAddr,
     config: Config,
     roster: Arc<Roster>,
+    threads: Threads,
+    stop: Arc<Stop>,
+}
+
+/// The threads beside those of the connections. They end with the server, whether it ever served or not.
+struct Threads {
     scheduler: Scheduler,
     drainer: Arc<Drainer>,
-    stop: Arc<Stop>,
     log: Log,
+}
+
+impl Threads {
+    /// Starts all of them, or leaves none.
+    fn start(write_log: Option<fn(&str)>) -> io::Result<Threads> {
+        let log = Log::start(write_log)?;
+        let scheduler = Scheduler::start().inspect_err(|_| log.stop(Duration::ZERO))?;
+        let drainer = Drainer::start().inspect_err(|_| {
+            scheduler.stop();
+            log.stop(Duration::ZERO);
+        })?;
+        Ok(Threads { scheduler, drainer, log })
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.scheduler.stop();
+        self.drainer.stop();
+        self.log.stop(STOP_REST);
+    }
 }
 
 impl fmt::Debug for Server {
@@ -121,20 +147,14 @@ impl Server {
         // Both make room for more clients; without them there is a working server with less.
         let _ = os::raise_backlog(&listener);
         let _ = os::raise_open_file_limit();
-        let log = Log::start(config.log).map_err(start)?;
+        let bell = Arc::new(Bell::new().map_err(start)?);
         Ok(Server {
             roster: Roster::new(config.max_connections, config.max_per_address),
-            scheduler: Scheduler::start().map_err(start)?,
-            drainer: Drainer::start().map_err(start)?,
-            stop: Arc::new(Stop {
-                is_asked: AtomicBool::new(false),
-                takes_signals: AtomicBool::new(false),
-                bell: Arc::new(Bell::new().map_err(start)?),
-            }),
+            threads: Threads::start(config.log).map_err(start)?,
+            stop: Arc::new(Stop { is_asked: AtomicBool::new(false), takes_signals: AtomicBool::new(false), bell }),
             listener,
             address,
             config,
-            log,
         })
     }
 
@@ -143,14 +163,14 @@ impl Server {
         self.address
     }
 
-    /// The scheduler, which runs until the server stops.
+    /// The scheduler, which runs until the server stops or is dropped.
     pub fn scheduler(&self) -> Scheduler {
-        self.scheduler.clone()
+        self.threads.scheduler.clone()
     }
 
     /// Its log, for lines of one's own.
     pub fn log(&self) -> Log {
-        self.log.clone()
+        self.threads.log.clone()
     }
 
     /// A handle to stop it from another thread, or on signals.
@@ -160,7 +180,7 @@ impl Server {
 
     /// A handle to see what it does.
     pub fn monitor(&self) -> Monitor {
-        Monitor { roster: self.roster.clone(), scheduler: self.scheduler.clone() }
+        Monitor { roster: self.roster.clone(), scheduler: self.threads.scheduler.clone() }
     }
 
     /// Serves until it is stopped. `answer` is called with each request, on the thread of its connection; one that
@@ -173,7 +193,7 @@ impl Server {
     ///
     /// None as yet: whatever goes wrong with accepting is waited out.
     pub fn run(self, answer: impl Fn(&Request) -> Response + Send + Sync + 'static) -> Result<()> {
-        let Server { listener, address, config, roster, scheduler, drainer, stop, log } = self;
+        let Server { listener, address, config, roster, threads, stop } = self;
         let context = Arc::new(Context {
             access: config.access,
             // Below a millisecond a heartbeat would be a flood.
@@ -182,9 +202,9 @@ impl Server {
             queue_bytes: config.queue_bytes,
             max_body: config.max_body,
             listener: address.ip(),
-            scheduler: scheduler.clone(),
-            drainer: drainer.clone(),
-            log: log.clone(),
+            scheduler: threads.scheduler.clone(),
+            drainer: threads.drainer.clone(),
+            log: threads.log.clone(),
             comment: Arc::new(Frame::event(&Event::comment(""))),
             answer: Box::new(answer),
         });
@@ -195,9 +215,7 @@ impl Server {
             roster.cut();
             roster.wait_until_empty(STOP_REST);
         }
-        scheduler.stop();
-        drainer.stop();
-        log.stop(STOP_REST);
+        drop(threads);
         Ok(())
     }
 }
