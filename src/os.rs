@@ -66,7 +66,7 @@ mod unix {
     use std::io::{Read, Write};
     use std::os::fd::{AsFd, AsRawFd, RawFd};
     use std::os::unix::net::UnixStream;
-    use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+    use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
     /// `struct pollfd`, the same on every Unix.
     #[repr(C)]
@@ -200,7 +200,7 @@ mod unix {
 
     /// The bell that a signal rings: its descriptor, or -1. A signal handler can reach nothing but statics.
     static SIGNAL_BELL: AtomicI32 = AtomicI32::new(-1);
-    static SIGNALLED: AtomicBool = AtomicBool::new(false);
+    static SIGNALS: AtomicUsize = AtomicUsize::new(0);
 
     /// Rings `bell` at SIGINT and SIGTERM, once: the handler puts the default back, so that a second signal ends the
     /// process at once. `bell` must live as long as the process does, so it is leaked.
@@ -219,8 +219,9 @@ mod unix {
         Ok(())
     }
 
-    pub(crate) fn signalled() -> bool {
-        SIGNALLED.load(Ordering::SeqCst)
+    /// How many signals have come. A server counts from where it asked for them: what ended another before it is over.
+    pub(crate) fn signals() -> usize {
+        SIGNALS.load(Ordering::SeqCst)
     }
 
     extern "C" fn on_signal(_: c_int) {
@@ -228,7 +229,7 @@ mod unix {
             // SAFETY: signal(2) is async-signal-safe (signal-safety(7)) and SIG_DFL is always a valid disposition.
             unsafe { signal(number, number::SIG_DFL) };
         }
-        SIGNALLED.store(true, Ordering::SeqCst);
+        SIGNALS.fetch_add(1, Ordering::SeqCst);
         // SAFETY: write(2) is async-signal-safe; the descriptor belongs to a leaked Bell; one byte is read from a static.
         // Its outcome is of no interest: a full pair has rung already.
         unsafe { write(SIGNAL_BELL.load(Ordering::SeqCst), c"".as_ptr().cast(), 1) };
@@ -366,8 +367,8 @@ mod elsewhere {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn signalled() -> bool {
-        false
+    pub(crate) fn signals() -> usize {
+        0
     }
 
     pub(crate) fn set_option(_: &TcpStream, _: (i32, i32), _: u32) -> io::Result<()> {

@@ -19,8 +19,8 @@ use crate::scheduler::{Lateness, Scheduler};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// A connection's stack. Only touched pages count, so the size matters to the address space alone, which is scarce on
@@ -128,7 +128,8 @@ impl fmt::Debug for Server {
 /// What ends a server's accept loop: a flag, and the bell that makes it look.
 struct Stop {
     is_asked: AtomicBool,
-    takes_signals: AtomicBool,
+    /// How many signals had come when the first was asked for; unset where none are taken.
+    signals_before: OnceLock<usize>,
     bell: Arc<Bell>,
 }
 
@@ -151,7 +152,7 @@ impl Server {
         Ok(Server {
             roster: Roster::new(config.max_connections, config.max_per_address),
             threads: Threads::start(config.log).map_err(start)?,
-            stop: Arc::new(Stop { is_asked: AtomicBool::new(false), takes_signals: AtomicBool::new(false), bell }),
+            stop: Arc::new(Stop { is_asked: AtomicBool::new(false), signals_before: OnceLock::new(), bell }),
             listener,
             address,
             config,
@@ -301,7 +302,7 @@ impl Accepting<'_> {
 
 impl Stop {
     fn is_asked(&self) -> bool {
-        let is_signalled = self.takes_signals.load(Ordering::SeqCst) && os::signalled();
+        let is_signalled = self.signals_before.get().is_some_and(|before| os::signals() > *before);
         is_signalled || self.is_asked.load(Ordering::SeqCst)
     }
 }
@@ -326,7 +327,7 @@ impl Stopper {
     ///
     /// If the system does not let signals be taken.
     pub fn on_signals(&self) -> Result<()> {
-        self.stop.takes_signals.store(true, Ordering::SeqCst);
+        self.stop.signals_before.get_or_init(os::signals);
         os::ring_on_signals(&self.stop.bell).map_err(|error| Error::io("take signals", error))
     }
 }
