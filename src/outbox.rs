@@ -245,13 +245,22 @@ impl Drainer {
         Ok(drainer)
     }
 
+    /// Ends the thread. What is on its way to it is let go: an outbox holds its drainer, and the two would keep each other
+    /// for ever.
     pub(crate) fn stop(&self) {
-        self.inbox().stopped = true;
+        let mut inbox = self.inbox();
+        inbox.stopped = true;
+        let left = std::mem::take(&mut inbox.outboxes);
+        drop(inbox);
         self.bell.ring();
+        let _ = shielded(|| drop(left));
     }
 
     fn take_on(&self, outbox: Arc<Outbox>) {
         let mut inbox = self.inbox();
+        if inbox.stopped {
+            return; // nobody is there to take it; its own thread sees to its end
+        }
         inbox.outboxes.push(outbox);
         let is_first = inbox.outboxes.len() == 1;
         drop(inbox);
@@ -370,6 +379,25 @@ mod tests {
         while !holds() {
             assert!(Instant::now() < until, "{what} did not come about");
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_drainer_that_stopped_and_its_outboxes_let_go_of_each_other() {
+        for is_stopped_before in [true, false] {
+            let Pair { outbox, .. } = pair(Carrier::Persistent, 1000);
+            let drainer = Arc::downgrade(&outbox.drainer);
+            if is_stopped_before {
+                outbox.drainer.stop();
+            }
+            outbox.drainer.take_on(outbox.clone());
+            outbox.drainer.stop();
+            drop(outbox);
+            let until = Instant::now() + Duration::from_secs(10);
+            while drainer.strong_count() > 0 {
+                assert!(Instant::now() < until, "they keep each other");
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 
