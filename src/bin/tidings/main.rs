@@ -20,10 +20,15 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 use tidings::{Config, Hub, Server};
 
 /// The longest token: no longer than fits a head with everything else that browsers put there.
 const MAX_TOKEN: u64 = 1024;
+
+/// How long the process waits for the last line of its log: what is left of the 2 s in which a signal ends it.
+const LAST_LINE_LIMIT: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let outcome = match arguments::parse(std::env::args_os().skip(1)) {
@@ -89,7 +94,7 @@ fn run(mut options: Options) -> Result<(), Failure> {
     let outcome = server.run(move |request| site.answer(request));
     // The server's own log has ended with it.
     if let (1.., Some(write)) = (delayed.count(), config.log) {
-        write(&format!("delayed publishes dropped: {}", delayed.count()));
+        write_last(write, format!("delayed publishes dropped: {}", delayed.count()));
     }
     outcome.map_err(failed)
 }
@@ -208,6 +213,19 @@ fn announce(address: SocketAddr, room: &str) {
 /// written, to a full disk or a closed pipe, is no reason to end the server, and there is nowhere to tell it.
 fn write_log(line: &str) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Writes the last line of the log, on a thread that is not waited for for long: a pipe that is full and that nobody
+/// reads must not keep the process.
+fn write_last(write: fn(&str), line: String) {
+    let (written, is_written) = mpsc::channel();
+    let thread = std::thread::Builder::new().spawn(move || {
+        write(&line);
+        let _ = written.send(()); // nobody waits for it any more
+    });
+    if thread.is_ok() {
+        let _ = is_written.recv_timeout(LAST_LINE_LIMIT);
+    }
 }
 
 #[cfg(test)]
