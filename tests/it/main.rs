@@ -18,6 +18,7 @@ mod resume;
 mod round_trip;
 mod scenes;
 mod schedule;
+mod shutdown;
 mod slow_subscriber;
 mod small_box;
 mod stream;
