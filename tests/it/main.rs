@@ -10,6 +10,7 @@ mod auth;
 mod browser;
 mod cli;
 mod framing;
+mod faults;
 mod hub;
 mod limits;
 mod proxy;
