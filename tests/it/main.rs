@@ -11,6 +11,7 @@ mod browser;
 mod cli;
 mod framing;
 mod faults;
+mod fuzz;
 mod hub;
 mod limits;
 mod proxy;

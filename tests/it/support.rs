@@ -611,8 +611,11 @@ impl Parser {
 
     fn end_line(&mut self) {
         let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
-        let line =
-            if std::mem::replace(&mut self.has_begun, true) { &line[..] } else { line.trim_start_matches('\u{feff}') };
+        let line = if std::mem::replace(&mut self.has_begun, true) {
+            &line[..]
+        } else {
+            line.strip_prefix('\u{feff}').unwrap_or(&line)
+        };
         if line.is_empty() {
             return self.dispatch();
         }
