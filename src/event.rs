@@ -265,6 +265,10 @@ pub(crate) struct Frame {
 /// Room for the size line: sixteen hexadecimal digits, which hold any length there is, and CRLF.
 const SIZE_LINE: usize = 18;
 
+/// What a frame takes of memory beside its bytes: its own fields, its place in a log or a queue, and what the allocator
+/// adds. It is counted wherever frames are kept, so that a bound on bytes is a bound on memory, for short events too.
+pub(crate) const FRAME_OVERHEAD: usize = 160;
+
 /// The end of a chunked body, with no trailer.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -339,6 +343,11 @@ impl Frame {
     /// What an HTTP/1.0 client gets.
     pub(crate) fn bare(&self) -> &[u8] {
         &self.bytes[self.bare.clone()]
+    }
+
+    /// What it takes of memory.
+    pub(crate) fn cost(&self) -> usize {
+        self.chunked().len() + FRAME_OVERHEAD
     }
 
     /// How many events a client dispatches for it, the server's announcements not counted.

@@ -333,7 +333,7 @@ impl Care {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Event;
+    use crate::event::{Event, FRAME_OVERHEAD};
     use crate::queue::Carrier;
     use std::io::{Read, Write};
     use std::net::TcpListener;
@@ -472,6 +472,16 @@ mod tests {
         assert!(os::wait(&p.socket, Interest::Read, Some(Instant::now())).unwrap(), "the connection's thread wakes");
         let state = p.outbox.lock();
         assert!(state.queue.is_empty() && state.queue.socket().is_none());
+    }
+
+    /// Otherwise a queue of short events would take several times the memory that the bound says.
+    #[test]
+    fn each_frame_in_the_queue_counts_for_its_place() {
+        let p = pair(Carrier::Bare, 20_000);
+        p.outbox.lock().queue.is_behind = true; // so that nobody writes
+        let short = frame("x"); // nine bytes
+        let taken = (0..).take_while(|_| p.outbox.push(&short, Instant::now()).is_ok()).count();
+        assert_eq!(taken, (20_000 - FRAME_OVERHEAD - "HEAD : hi\n\n".len()) / (FRAME_OVERHEAD + 9));
     }
 
     #[test]

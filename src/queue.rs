@@ -5,7 +5,7 @@
 //! the tail is queued nothing more is taken (*ending*); when it is out, or when something goes wrong, the queue is
 //! *closed* and holds neither frames nor socket.
 
-use crate::event::Frame;
+use crate::event::{FRAME_OVERHEAD, Frame};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice, Write};
@@ -98,7 +98,8 @@ pub(crate) struct Queue {
     /// What is not yet written, in order; `written` bytes of the first frame are.
     frames: VecDeque<Arc<Frame>>,
     written: usize,
-    /// Bytes not yet written, and how many there may be before the client is too far behind.
+    /// Bytes not yet written, and how many there may be, [`FRAME_OVERHEAD`] for each frame included, before the client
+    /// is too far behind.
     bytes: usize,
     max_bytes: usize,
     /// Somebody has taken it on to write what is queued: the drainer, or the connection's thread during a replay. Until
@@ -202,13 +203,13 @@ impl Queue {
     pub(crate) fn push(&mut self, frame: &Arc<Frame>, now: Instant) -> Result<(), Closed> {
         self.check()?;
         let length = self.carrier.bytes_of(frame).len();
-        if self.bytes + length > self.max_bytes && !self.is_behind {
+        if !self.has_room_for(length) && !self.is_behind {
             self.write_on(now); // perhaps only the head is in the way, which nobody has tried to write yet
             self.check()?;
         }
         if self.frames.is_empty() {
             self.write_first(frame, now);
-        } else if self.bytes + length > self.max_bytes {
+        } else if !self.has_room_for(length) {
             self.close(Closed::Behind);
         } else {
             self.enqueue_counted(frame.clone());
@@ -221,6 +222,11 @@ impl Queue {
             self.end(Frame::tail(None), Closed::Ended, now);
         }
         Ok(())
+    }
+
+    /// Whether one more frame, of so many bytes, would still be within the bound.
+    fn has_room_for(&self, length: usize) -> bool {
+        self.bytes + length + (self.frames.len() + 1) * FRAME_OVERHEAD <= self.max_bytes
     }
 
     /// The way of nearly every event: nothing is queued, and one write takes it whole.

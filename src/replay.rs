@@ -40,10 +40,6 @@ impl fmt::Display for Position {
     }
 }
 
-/// What one kept event costs beside its encoded bytes: its place in the ring, the frame's own fields and the allocator's
-/// headers. Counted, so that the bounds on bytes are bounds on memory.
-pub(crate) const EVENT_OVERHEAD: usize = 128;
-
 /// The events that a topic keeps.
 pub(crate) struct ReplayLog {
     kept: VecDeque<(Position, Arc<Frame>)>,
@@ -59,14 +55,14 @@ impl ReplayLog {
     }
 
     pub(crate) fn append(&mut self, position: Position, frame: Arc<Frame>) {
-        self.bytes += cost(&frame);
+        self.bytes += frame.cost();
         self.kept.push_back((position, frame));
     }
 
     /// Evicts the oldest event, if there is one.
     pub(crate) fn evict(&mut self) {
         if let Some((position, frame)) = self.kept.pop_front() {
-            self.bytes -= cost(&frame);
+            self.bytes -= frame.cost();
             self.lost = Some(position);
         }
         if self.kept.is_empty() {
@@ -78,7 +74,7 @@ impl ReplayLog {
         self.kept.len()
     }
 
-    /// What it costs, [`EVENT_OVERHEAD`] for each event included.
+    /// What its frames take of memory.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -103,10 +99,6 @@ impl ReplayLog {
     }
 }
 
-fn cost(frame: &Frame) -> usize {
-    frame.chunked().len() + EVENT_OVERHEAD
-}
-
 /// A stretch of several logs in the order of positions.
 pub(crate) struct Piece {
     pub(crate) frames: Vec<Arc<Frame>>,
@@ -118,7 +110,7 @@ pub(crate) struct Piece {
     pub(crate) is_all: bool,
 }
 
-/// The next piece of these logs after `position`: at most `max_bytes`, but one event at the least.
+/// The next piece of these logs after `position`: at most `max_bytes` of memory, but one event at the least.
 ///
 /// It costs a look at each log for each event. Logs are at most 64, and the piece is bounded.
 pub(crate) fn merge(logs: &[&ReplayLog], position: Option<Position>, max_bytes: usize) -> Piece {
@@ -132,7 +124,7 @@ pub(crate) fn merge(logs: &[&ReplayLog], position: Option<Position>, max_bytes: 
             .min_by_key(|(position, _)| *position)
             .and_then(|(_, rest)| rest.peek().copied().map(|event| (event, rest)));
         let Some(((position, frame), rest)) = next else { return piece };
-        bytes += frame.chunked().len();
+        bytes += frame.cost();
         if bytes > max_bytes && !piece.frames.is_empty() {
             return Piece { is_all: false, ..piece };
         }
@@ -199,7 +191,7 @@ mod tests {
     #[test]
     fn pieces_are_bounded_and_join_without_a_seam() {
         let (a, b) = (log(&[1, 4, 6, 8, 9]), log(&[2, 3, 5, 7]));
-        let one = a.kept[0].1.chunked().len();
+        let one = a.kept[0].1.cost();
         for max_bytes in [0, one, one + 1, 3 * one] {
             let (mut position, mut all) = (None, Vec::new());
             loop {

@@ -49,7 +49,8 @@ pub struct Config {
     pub heartbeat: Duration,
     /// The reconnection time that every stream begins with. Default: 3 s.
     pub retry: Duration,
-    /// How far one client may fall behind, in bytes, before it is cut. Default: 256 KiB.
+    /// How far one client may fall behind, in bytes, before it is cut: each event counts what it is on the wire, and 160
+    /// for its place. Default: 256 KiB.
     pub queue_bytes: usize,
     /// Connections at once. Streams leave a sixteenth of them (16 at least, half at most) to other requests. Default:
     /// 1,024. A thread takes up to four memory maps, and a process that runs out of those is *aborted* by `std`: keep

@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub struct History {
     /// Events kept for each topic.
     pub events: usize,
-    /// Bytes kept for each topic: each event counts what it is on the wire, and 128 for its place.
+    /// Bytes kept for each topic: each event counts what it is on the wire, and 160 for its place.
     pub bytes: usize,
     /// Bytes kept over all topics, counted in the same way. The oldest event goes first.
     pub total_bytes: usize,

@@ -14,6 +14,7 @@ mod faults;
 mod fuzz;
 mod hub;
 mod limits;
+mod memory;
 mod proxy;
 mod readers;
 mod resume;

@@ -271,7 +271,7 @@ fn what_was_evicted_by_count_is_told_as_a_gap() {
 
 #[test]
 fn what_was_evicted_by_bytes_is_told_as_a_gap() {
-    // Room for two events of 1,000 bytes, each with 128 for its place.
+    // Room for two events of 1,000 bytes, each with 160 for its place.
     let server = serve(&["--history-bytes", "2500"]);
     let big = "x".repeat(1000);
     let ids = publish_each(&server, "/topics/a", ["small", &big, &big, &big]);

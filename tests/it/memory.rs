@@ -1,0 +1,180 @@
+//! Memory is bounded by what the options say. The README gives the sum; here every term of it is filled at once (all
+//! topics, the whole history, every queue, every body), and the process is measured.
+
+#![cfg(target_os = "linux")]
+
+use crate::support::{Client, Events, Tidings};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// What stands in the README under "Limits".
+const SUM: &str = "
+    4 MiB + history-total + max-topics x 1 KiB
+          + max-connections x (32 KiB + the largest of 1.5 x queue-bytes, 4 x max-body, max-topics x 350 bytes)
+";
+
+/// The same, in bytes.
+fn sum(history_total: usize, max_topics: usize, max_connections: usize, queue_bytes: usize, max_body: usize) -> usize {
+    let largest = [queue_bytes * 3 / 2, max_body * 4, max_topics * 350].into_iter().max().unwrap();
+    4 * MIB + history_total + max_topics * KIB + max_connections * (32 * KIB + largest)
+}
+
+/// The memory that a process has to itself, in bytes: what its clients and the page cache have is not counted.
+fn private(pid: u32) -> usize {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("Linux tells");
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * KIB
+    };
+    of("Private_Dirty:") + of("Private_Clean:")
+}
+
+const HISTORY: usize = 6 * MIB;
+const QUEUE: usize = 128 * KIB;
+const BODY: usize = 32 * KIB;
+const STREAMS: usize = 32;
+const CONNECTIONS: usize = 48;
+const BODIES: usize = 12;
+
+/// A server with all of its room taken by streams that are not read, each of a topic of its own.
+struct Full {
+    server: Tidings,
+    stalled: Vec<Events>,
+    publisher: Client,
+    most: usize,
+}
+
+impl Full {
+    fn start() -> Full {
+        let topics = (STREAMS + 1).to_string();
+        let server = Tidings::start(&[
+            "serve",
+            "--quiet",
+            "--max-connections",
+            &CONNECTIONS.to_string(),
+            "--max-topics",
+            &topics,
+            "--queue-bytes",
+            &QUEUE.to_string(),
+            "--max-body",
+            &BODY.to_string(),
+            "--history",
+            "1000000",
+            "--history-bytes",
+            &HISTORY.to_string(),
+            "--history-total",
+            &HISTORY.to_string(),
+        ]);
+        let stalled = (0..STREAMS).map(|n| server.subscribe(&format!("/topics/{n}"))).collect();
+        let publisher = Client::connect(server.address);
+        let most = private(server.pid());
+        Full { server, stalled, publisher, most }
+    }
+
+    /// Publishes to each of these topics, all on one connection and without waiting in between.
+    fn publish(&mut self, topics: &[String], fields: &str, body: &str) {
+        for topics in topics.chunks(64) {
+            let requests: Vec<_> = topics
+                .iter()
+                .map(|topic| {
+                    format!(
+                        "POST /topics/{topic} HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: {}\r\n\r\n{body}",
+                        body.len()
+                    )
+                })
+                .collect();
+            self.publisher.send(requests.concat());
+            for _ in topics {
+                let head = self.publisher.read_head();
+                let answer = self.publisher.read_body(&head);
+                assert_eq!(head.status, 200, "{answer}");
+            }
+        }
+        self.most = self.most.max(private(self.server.pid()));
+    }
+
+    /// Publishes so many of these events to each topic in turn.
+    fn publish_each(&mut self, times: usize, topics: &[String], data: &str) {
+        let all: Vec<_> = (0..times).flat_map(|_| topics.iter().cloned()).collect();
+        self.publish(&all, "", data);
+    }
+
+    /// Replaces the whole history by events that are in no queue, if each counts for `cost` bytes.
+    fn replace_history(&mut self, data: &str, cost: usize) {
+        let event = format!("data: {data}\n\n");
+        let in_a_batch = (BODY / event.len()).min(50 * KIB / (event.len() + 50)).max(1);
+        let batches = HISTORY / (in_a_batch * cost) + 1;
+        let topics = vec!["quiet".to_owned(); batches];
+        self.publish(&topics, "Content-Type: text/event-stream\r\n", &event.repeat(in_a_batch));
+    }
+
+    fn sent(&self) -> f64 {
+        self.server.metric("tidings_sent_bytes_total")
+    }
+
+    /// Whether a stream was cut: its queue was full or, on a busy machine, it was stalled for ten seconds before that.
+    fn has_cut(&self) -> bool {
+        let count = |why| self.server.metric(&format!("tidings_disconnects_total{{reason=\"{why}\"}}"));
+        count("behind") + count("stalled") > 0.0
+    }
+}
+
+/// Fills everything with events of this many bytes, and returns what the process had at the start and at the most.
+fn fill(bytes: usize) -> (usize, usize) {
+    let mut full = Full::start();
+    let before = full.most;
+    let topics: Vec<_> = (0..STREAMS).map(|n| n.to_string()).collect();
+    // On the wire an event has some 50 bytes more than its data; with those for its place it counts for 210 more. As many
+    // as would fit if only the former counted must not be too many.
+    let (data, cost) = ("x".repeat(bytes), bytes + 210);
+    full.replace_history(&data, bytes + 50);
+    // What the kernel takes is not the server's.
+    let mut sent = -1.0;
+    while full.sent() != sent {
+        sent = full.sent();
+        full.publish_each(1, &topics, &"k".repeat(16 * KIB));
+    }
+    let bodies: Vec<_> = (0..BODIES)
+        .map(|_| {
+            let mut client = Client::connect(full.server.address);
+            let head = format!("POST /topics/quiet HTTP/1.1\r\nHost: localhost\r\nContent-Length: {BODY}\r\n\r\n");
+            client.send(head + &"b".repeat(BODY - 1));
+            client
+        })
+        .collect();
+    let each = (8 * KIB / cost).max(1);
+    let mut queued = 0;
+    while !full.has_cut() {
+        full.publish_each(each, &topics, &data);
+        queued += each * cost;
+        if queued > QUEUE * 3 / 4 {
+            full.replace_history(&data, cost);
+        }
+    }
+    drop((bodies, full.stalled));
+    (before, full.most)
+}
+
+#[test]
+fn memory_is_within_the_sum_that_the_readme_gives() {
+    let bound = sum(HISTORY, STREAMS + 1, CONNECTIONS, QUEUE, BODY);
+    // Short events cost more than their bytes, and long ones are in the way when half of one is written.
+    for bytes in [1, 30 * KIB] {
+        // More than half of what there is to fill is filled; a busy machine may be too slow for that at first.
+        let is_full = (0..5).any(|_| {
+            let (before, most) = fill(bytes);
+            assert!(most < bound, "events of {bytes} bytes: {} KiB, not {}", most / KIB, bound / KIB);
+            most - before > (STREAMS * QUEUE + HISTORY) / 2
+        });
+        assert!(is_full, "with events of {bytes} bytes it was not filled");
+    }
+}
+
+#[test]
+fn the_readme_gives_the_sum_and_what_it_comes_to_at_the_defaults() {
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(SUM), "the sum is another");
+    let at_defaults = sum(16 * MIB, 1024, 1024, 256 * KIB, 64 * KIB).div_ceil(MIB);
+    assert!(readme.contains(&format!("at the defaults it is {at_defaults} MiB")), "{at_defaults} MiB");
+}
