@@ -247,7 +247,7 @@ fn one_dead_reader_for_whom_all_is_kept_delays_no_other_stream() {
         assert_eq!(events.expect_next().event, "tidings:open");
         events
     };
-    at_best("the latest of 300 events of 100 KB beside a dead reader", Duration::from_millis(50), || {
+    at_best("the latest of 300 events of 100 KB beside a dead reader", Duration::from_millis(200), || {
         let dead = open();
         let (sender, receiver) = channel();
         let latest = std::thread::scope(|scope| {
