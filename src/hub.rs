@@ -10,6 +10,7 @@
 
 use crate::event::{Event, EventId, Frame};
 use crate::json::json_string;
+use crate::lock;
 use crate::os;
 use crate::outbox::{self, Outbox};
 use crate::queue::Closed;
@@ -17,7 +18,7 @@ use crate::replay::{self, Piece, Position};
 use crate::stream::Stream;
 use crate::topics::{History, HubCounts, Topic, TopicInfo, Topics};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// What became of a publish.
@@ -126,7 +127,7 @@ impl Hub {
         if events.iter().any(Event::has_reserved_type) {
             return Err(Refused::ReservedType);
         }
-        let mut turn = self.inner.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = lock::lock(&self.inner.turn);
         let ms = unix_ms().max(turn.ms); // a clock that was set back must not take the ids with it
         let positions = (turn.n + 1..).map(|n| Position { n, ms });
         let (kept, frames): (Vec<_>, Vec<_>) = positions
@@ -311,7 +312,7 @@ fn unix_ms() -> u64 {
 
 impl Inner {
     fn topics(&self) -> MutexGuard<'_, Topics> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::lock(&self.topics)
     }
 
     fn is_of_this_run(&self, position: Position, newest: Position) -> bool {
@@ -334,5 +335,114 @@ impl Drop for Subscription {
         let streams: Vec<_> = self.topics.iter().filter_map(|topic| topics.leave(topic, self.key)).collect();
         drop(topics);
         drop(streams);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::race;
+    use crate::outbox::Drainer;
+    use crate::queue::{Carrier, Queue};
+    use crate::scheduler::Scheduler;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    const TOPICS: [&str; 3] = ["a", "b", "c"];
+
+    struct Race {
+        hub: Hub,
+        drainer: Arc<Drainer>,
+        scheduler: Scheduler,
+        is_over: AtomicBool,
+    }
+
+    /// Subscribers come, leave at random and come back, while each topic is published to. Every event of the topics asked
+    /// for comes once and in order, from the history or live, and nothing is left of those who left.
+    #[test]
+    fn none_is_missed_and_none_comes_twice_whoever_dawdles() {
+        race::run(|| {
+            let history = History { events: 100_000, bytes: 64 << 20, total_bytes: 64 << 20, ..History::default() };
+            let race = &Race {
+                hub: Hub::new(history),
+                drainer: Drainer::start().unwrap(),
+                scheduler: Scheduler::start().unwrap(),
+                is_over: AtomicBool::new(false),
+            };
+            let published: u64 = std::thread::scope(|scope| {
+                let publishers = TOPICS.map(|topic| scope.spawn(move || race.publish(topic)));
+                let subscribers = [1, 2, 3, 3].map(|topics| scope.spawn(move || race.subscribe(&TOPICS[..topics])));
+                let subscribers = subscribers.map(|subscriber| subscriber.join());
+                race.is_over.store(true, Ordering::SeqCst);
+                assert!(subscribers.iter().all(Result::is_ok));
+                publishers.map(|publisher| publisher.join().unwrap()).iter().sum()
+            });
+            assert_eq!(race.hub.counts().published, published);
+            assert!(race.hub.topics().iter().all(|topic| topic.subscribers == 0));
+            race.drainer.stop();
+            race.scheduler.stop();
+        });
+    }
+
+    impl Race {
+        /// Publishes numbers, some at a time, and returns how many.
+        fn publish(&self, topic: &str) -> u64 {
+            let name = Topic::new(topic).unwrap();
+            let mut next = 0;
+            while !self.is_over.load(Ordering::SeqCst) {
+                let count = 1 + race::random(3);
+                let events: Vec<_> = (next..next + count).map(|n| Event::data(format!("{topic} {n}"))).collect();
+                assert_eq!(self.hub.publish_all(&name, &events).unwrap().events, events.len());
+                next += count;
+                std::thread::sleep(Duration::from_micros(race::random(500)));
+            }
+            next
+        }
+
+        /// Comes some times, each time from where it was.
+        fn subscribe(&self, names: &[&str]) {
+            let topics: Vec<_> = names.iter().map(|name| Topic::new(name).unwrap()).collect();
+            let (mut next, mut last) = ([0; TOPICS.len()], (0, "earliest".to_owned()));
+            for _ in 0..12 {
+                for block in self.visit(&topics, &last.1).split_inclusive("\n\n").skip(1) {
+                    let Some(block) = block.strip_suffix("\n\n") else { break }; // it left in the middle
+                    let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                    let id = field("id: ");
+                    let position = Position::parse(id).unwrap();
+                    let is_open = block.starts_with("event: tidings:open\n");
+                    assert!(position.n > last.0 || (is_open && position.n >= last.0), "{block} after {last:?}");
+                    last = (position.n, id.to_owned());
+                    if is_open {
+                        continue;
+                    }
+                    let (topic, n) = field("data: ").split_once(' ').unwrap();
+                    let topic = names.iter().position(|name| *name == topic).expect("a topic asked for");
+                    assert_eq!(n, next[topic].to_string(), "of {}", names[topic]);
+                    next[topic] += 1;
+                }
+            }
+            assert!(last.0 > 0, "it has seen nothing");
+        }
+
+        /// All that one connection gets, which is cut after a while.
+        fn visit(&self, topics: &[Topic], after: &str) -> String {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let socket = Arc::new(listener.accept().unwrap().0);
+            os::prepare(&socket).unwrap();
+            let first = Frame::head(Vec::new(), &Event::comment("hi"), false);
+            let outbox = Outbox::new(Queue::new(socket, Carrier::Bare, first, 1 << 20), self.drainer.clone());
+            let stream = Stream::new(outbox.clone(), self.scheduler.clone());
+            self.hub.subscribe(stream, topics, Some(after)).unwrap();
+            std::thread::sleep(Duration::from_micros(race::random(5_000)));
+            outbox.cut(Closed::Left);
+            outbox.settle();
+            let mut got = String::new();
+            client.read_to_string(&mut got).unwrap();
+            got
+        }
     }
 }

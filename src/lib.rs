@@ -77,6 +77,7 @@ mod event;
 mod head;
 mod hub;
 mod json;
+mod lock;
 mod log;
 mod os;
 mod outbox;

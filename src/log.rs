@@ -1,6 +1,7 @@
 //! The log: lines through a bounded queue to a thread of its own, so that nobody ever waits for a disk or a terminal.
 //! What does not fit is lost, and counted in the log itself.
 
+use crate::lock;
 use crate::shield::shielded;
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
@@ -98,7 +99,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::lock(&self.lines)
     }
 }
 

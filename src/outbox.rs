@@ -11,13 +11,14 @@
 //! the connection's thread or the drainer's, whichever gets there first.
 
 use crate::event::Frame;
+use crate::lock;
 use crate::os::{self, Bell, Interest, Poller};
 use crate::queue::{Closed, Drained, Queue, Totals};
 use crate::shield::shielded;
 use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How long a socket may accept not one byte before its client is cut.
@@ -213,7 +214,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::lock(&self.state)
     }
 }
 
@@ -315,7 +316,7 @@ impl Drainer {
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::lock(&self.inbox)
     }
 }
 
@@ -334,6 +335,7 @@ impl Care {
 mod tests {
     use super::*;
     use crate::event::{Event, FRAME_OVERHEAD};
+    use crate::lock::race;
     use crate::queue::Carrier;
     use std::io::{Read, Write};
     use std::net::TcpListener;
@@ -546,8 +548,11 @@ mod tests {
     /// out in its order, none twice, none torn.
     #[test]
     fn pushes_from_many_threads_keep_each_threads_order() {
+        race::run(|| push_from_many_threads(700));
+    }
+
+    fn push_from_many_threads(each: usize) {
         const THREADS: usize = 4;
-        const EACH: usize = 2000;
         let mut p = pair(Carrier::Bare, 64 << 20);
         let done = AtomicBool::new(false);
         let got = std::thread::scope(|scope| {
@@ -555,10 +560,9 @@ mod tests {
                 .map(|thread| {
                     let outbox = &p.outbox;
                     scope.spawn(move || {
-                        for n in 0..EACH {
-                            outbox
-                                .push(&frame(&format!("{thread} {n} {}", "x".repeat(n % 700))), Instant::now())
-                                .unwrap();
+                        for n in 0..each {
+                            let text = format!("{thread} {n} {}", "x".repeat(n % 700));
+                            outbox.push(&frame(&text), Instant::now()).unwrap();
                         }
                     })
                 })
@@ -580,6 +584,7 @@ mod tests {
             done.store(true, Ordering::Relaxed);
             reader.join().unwrap()
         });
+        p.outbox.drainer.stop();
         let mut next = [0; THREADS];
         for event in got.strip_prefix("HEAD : hi\n\n").unwrap().split_terminator("\n\n") {
             let mut words = event.strip_prefix("data: ").expect(event).split(' ');
@@ -588,6 +593,70 @@ mod tests {
             assert_eq!((n, words.next().unwrap().len()), (next[thread], n % 700));
             next[thread] += 1;
         }
-        assert_eq!(next, [EACH; THREADS]);
+        assert_eq!(next, [each; THREADS]);
+    }
+
+    /// An outbox is pushed to, flushed, given guards, ended and cut from all sides at once. It closes once and for one
+    /// reason; each guard goes once; what the client got is whole frames in order, with the last chunk behind them if it
+    /// came to its end.
+    #[test]
+    fn however_it_is_closed_guards_go_once_and_the_client_can_tell() {
+        race::run(|| (0..20).for_each(|_| close_from_all_sides()));
+    }
+
+    fn close_from_all_sides() {
+        struct Guard(Arc<AtomicUsize>);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        const GUARDS: usize = 30;
+        let mut p = pair(Carrier::Persistent, 20_000);
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let (outbox, is_cut) = (&p.outbox, race::random(2) == 0);
+        let pushed = 1 + race::random(100) as usize;
+        let comment = Arc::new(Frame::event(&Event::comment("")));
+        let (reason, got) = std::thread::scope(|scope| {
+            let pusher = scope.spawn(move || {
+                (0..pushed).take_while(|n| outbox.push(&frame(&format!("{n} ")), Instant::now()).is_ok()).count()
+            });
+            let guard = || Box::new(Guard(dropped.clone()));
+            scope.spawn(move || (0..GUARDS).for_each(|_| outbox.attach(guard())));
+            scope.spawn(move || (0..20).for_each(|_| _ = outbox.heartbeat(&comment, Duration::from_secs(60))));
+            scope.spawn(move || (0..20).for_each(|_| outbox.flush()));
+            // The connection's own thread, which settles once.
+            let watchman = scope.spawn(move || {
+                eventually("the close", || outbox.closed().is_some());
+                let reason = outbox.closed().unwrap();
+                outbox.settle();
+                reason
+            });
+            let closers: Vec<_> = [Closed::Ended, Closed::Stopped]
+                .map(|reason| scope.spawn(move || outbox.finish(Frame::tail(None), reason)))
+                .into_iter()
+                .chain(is_cut.then(|| scope.spawn(move || outbox.cut(Closed::Left))))
+                .collect();
+            closers.into_iter().for_each(|closer| closer.join().unwrap());
+            let reason = watchman.join().unwrap();
+            // A persistent connection outlives the end of a stream.
+            let _ = p.socket.shutdown(std::net::Shutdown::Both);
+            pusher.join().unwrap();
+            (reason, read_to_end(&mut p.client))
+        });
+        eventually("all guards are gone", || dropped.load(Ordering::SeqCst) == GUARDS);
+        assert_eq!(p.outbox.closed(), Some(reason), "it is closed for one reason");
+        assert!(p.outbox.lock().queue.is_empty() && p.outbox.lock().guards.is_empty());
+        p.outbox.drainer.stop();
+
+        assert!(reason == Closed::Left || got.ends_with("0\r\n\r\n"), "{reason} after {got:?}");
+        if got.is_empty() {
+            return; // cut before the first write
+        }
+        let frames = got.strip_prefix("HEAD 6\r\n: hi\n\n\r\n").expect("the head is first");
+        let frames = frames.strip_suffix("0\r\n\r\n").unwrap_or(frames);
+        let events: Vec<_> = frames.split("data: ").skip(1).map(|rest| rest.split(' ').next().unwrap()).collect();
+        assert!(events.iter().enumerate().all(|(n, event)| *event == n.to_string()), "{got:?}");
+        assert_eq!(p.outbox.totals().events, events.len() as u64);
     }
 }

@@ -5,6 +5,7 @@
 //! [`OpenStream`] give themselves back on drop.
 
 use crate::event::{Event, Frame};
+use crate::lock;
 use crate::log::Log;
 use crate::os;
 use crate::outbox::Outbox;
@@ -152,7 +153,7 @@ impl Roster {
     }
 
     fn lock(&self) -> MutexGuard<'_, Members> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::lock(&self.members)
     }
 }
 

@@ -8,6 +8,7 @@
 //! destructor) runs under the lock.
 
 use crate::error::{Error, Result};
+use crate::lock;
 use crate::shield::shielded;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -157,7 +158,7 @@ impl Drop for Timer {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Agenda> {
-        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::lock(&self.agenda)
     }
 
     fn run(&self) {
@@ -356,6 +357,7 @@ impl Samples {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::race;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
 
@@ -518,27 +520,29 @@ mod tests {
     /// Many threads make, keep, drop and cancel timers at random while they run; at the end nothing is left.
     #[test]
     fn timers_come_and_go_from_many_threads() {
+        race::run(timers_come_and_go);
+    }
+
+    fn timers_come_and_go() {
         let scheduler = Scheduler::start().unwrap();
         let runs = Arc::new(AtomicUsize::new(0));
         std::thread::scope(|scope| {
-            for thread in 0..4u64 {
+            for _ in 0..4 {
                 let (scheduler, runs) = (&scheduler, &runs);
                 scope.spawn(move || {
-                    let mut random = thread + 1;
                     let mut kept = Vec::new();
-                    for _ in 0..3_000 {
-                        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    for _ in 0..1_000 {
                         let runs = runs.clone();
                         let count = move || {
                             runs.fetch_add(1, Ordering::Relaxed);
                         };
-                        let period = Duration::from_micros((random >> 33) % 3_000);
-                        kept.push(match random >> 62 {
+                        let period = Duration::from_micros(race::random(3_000));
+                        kept.push(match race::random(4) {
                             0 => scheduler.once(period, count).unwrap(),
                             _ => scheduler.every(period, count).unwrap(),
                         });
                         if kept.len() > 50 {
-                            drop(kept.swap_remove((random >> 40) as usize % kept.len()));
+                            drop(kept.swap_remove(race::random(50) as usize));
                         }
                     }
                 });
@@ -557,6 +561,68 @@ mod tests {
         while Arc::strong_count(&runs) > 1 {
             assert!(Instant::now() < until, "a closure is left");
             std::thread::sleep(MS);
+        }
+    }
+
+    /// A timer that is kept runs; one that was dropped before it was due does not, nor one that is stopped; each at most
+    /// once, and never early. Its closure goes once, whoever gets there first.
+    #[test]
+    fn whoever_comes_first_a_closure_runs_at_most_once_and_goes_once() {
+        race::run(race_for_closures);
+    }
+
+    fn race_for_closures() {
+        const EACH: usize = 200;
+        struct Closure {
+            gone: Arc<AtomicUsize>,
+            ran: Arc<AtomicUsize>,
+        }
+        impl Drop for Closure {
+            fn drop(&mut self) {
+                self.gone.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let scheduler = Scheduler::start().unwrap();
+        let all: Vec<_> = (0..3 * EACH).map(|_| <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default()).collect();
+        let refused = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for own in all.chunks(EACH) {
+                let (scheduler, refused) = (&scheduler, &refused);
+                scope.spawn(move || {
+                    for (gone, ran) in own {
+                        let closure = Closure { gone: gone.clone(), ran: ran.clone() };
+                        let delay = Duration::from_micros(race::random(2_000));
+                        let due = Instant::now() + delay;
+                        let run = move || {
+                            assert!(Instant::now() >= due, "early");
+                            closure.ran.fetch_add(1, Ordering::SeqCst);
+                        };
+                        match scheduler.once(delay, run) {
+                            Ok(timer) if race::random(2) == 0 => drop(timer),
+                            Ok(timer) => timer.detach(),
+                            Err(_) => _ = refused.fetch_add(1, Ordering::SeqCst),
+                        }
+                        std::thread::sleep(Duration::from_micros(race::random(50)));
+                    }
+                });
+            }
+            // Most of them are through by then, or none is.
+            std::thread::sleep(Duration::from_millis(race::random(50)));
+            if race::random(3) == 0 {
+                scheduler.stop();
+            }
+        });
+        std::thread::sleep(3 * MS);
+        scheduler.stop();
+        let until = Instant::now() + Duration::from_secs(10);
+        while all.iter().any(|(gone, _)| gone.load(Ordering::SeqCst) == 0) {
+            assert!(Instant::now() < until, "a closure is left");
+            std::thread::sleep(MS);
+        }
+        std::thread::sleep(3 * MS);
+        for (gone, ran) in &all {
+            assert_eq!(gone.load(Ordering::SeqCst), 1);
+            assert!(ran.load(Ordering::SeqCst) <= 1);
         }
     }
 }

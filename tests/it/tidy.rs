@@ -43,7 +43,8 @@ const ARROWS: &str = "
     error:
     json:
     date:
-    log: shield
+    lock:
+    log: lock shield
     os:
     shield:
     event: error
@@ -53,13 +54,13 @@ const ARROWS: &str = "
     response: head queue stream
     access: head request response
     replay: event
-    scheduler: error shield
+    scheduler: error lock shield
     queue: event
-    outbox: event os queue shield
+    outbox: event lock os queue shield
     stream: event outbox queue scheduler
     topics: error event outbox replay stream
-    hub: event json os outbox queue replay stream topics
-    roster: event log os outbox queue
+    hub: event json lock os outbox queue replay stream topics
+    roster: event lock log os outbox queue
     connection: access body date event head log os outbox queue request response roster scheduler shield stream
     server: access connection error event log os outbox queue request response roster scheduler
 ";
