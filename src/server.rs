@@ -54,7 +54,7 @@ pub struct Config {
     pub queue_bytes: usize,
     /// Connections at once. Streams leave a sixteenth of them (16 at least, half at most) to other requests. Default:
     /// 1,024. A thread takes up to four memory maps, and a process that runs out of those is *aborted* by `std`: keep
-    /// this below a fifth of `vm.max_map_count`.
+    /// this at a fifth of `vm.max_map_count` at the most.
     pub max_connections: usize,
     /// Connections at once from one address, loopback exempt. Default: as many as there are.
     pub max_per_address: Option<usize>,

@@ -18,14 +18,14 @@ fn serve(options: &[&str]) -> Tidings {
 }
 
 /// What came of a run that ends by itself.
-struct Outcome {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 /// A process that is killed when the test is over.
-struct Running(Child);
+pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -36,7 +36,7 @@ impl Drop for Running {
 
 impl Running {
     /// Starts a server, and reads its first two lines: where it listens, and what it has room for.
-    fn start(mut command: Command) -> (Running, SocketAddr, String) {
+    pub fn start(mut command: Command) -> (Running, SocketAddr, String) {
         let mut running = Running(command.spawn().unwrap());
         let mut stdout = BufReader::new(running.0.stdout.take().expect("stdout is piped"));
         let (mut first, mut second) = (String::new(), String::new());
@@ -44,6 +44,10 @@ impl Running {
         stdout.read_line(&mut second).unwrap();
         let address = first.trim_end().strip_prefix("listening on http://").expect(&first).parse().expect(&first);
         (running, address, second)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.0.id()
     }
 
     /// Waits until it has ended, and returns its code.
@@ -71,7 +75,7 @@ fn run(words: &[&str]) -> Outcome {
     run_command(command)
 }
 
-fn run_command(mut command: Command) -> Outcome {
+pub fn run_command(mut command: Command) -> Outcome {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut running = Running(child);
     let (mut stdout, mut stderr) = (String::new(), String::new());
@@ -83,7 +87,7 @@ fn run_command(mut command: Command) -> Outcome {
 }
 
 /// Holds an outcome to a refusal: the code, nothing on standard output, one line that has all these parts.
-fn expect_refusal(outcome: &Outcome, code: i32, parts: &[&str]) {
+pub fn expect_refusal(outcome: &Outcome, code: i32, parts: &[&str]) {
     let Outcome { stdout, stderr, .. } = outcome;
     assert_eq!((outcome.code, &stdout[..]), (Some(code), ""), "{parts:?}: {stderr}");
     assert!(stderr.starts_with("tidings: ") && stderr.ends_with('\n') && stderr.lines().count() == 1, "{stderr:?}");

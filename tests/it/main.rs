@@ -8,6 +8,7 @@ mod support;
 
 mod auth;
 mod browser;
+mod capacity;
 mod cli;
 mod faults;
 mod framing;

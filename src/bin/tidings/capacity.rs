@@ -42,9 +42,9 @@ const OTHER_FILES: u64 = 64;
 /// Threads of the server that are no connections, and a few for whoever logs in to look at a full box.
 const OTHER_THREADS: u64 = 64;
 
-/// A thread's stack, its guard page, and the same two for the stack on which Rust tells a stack overflow. With too few
-/// maps the process aborts, so an eighth is left for the heap and the libraries.
-const MAPS_PER_CLIENT: u64 = 4;
+/// A thread's stack, its guard page, and the same two for the stack on which Rust tells a stack overflow: four. With too
+/// few maps the process aborts, so a fifth of them is left for the heap and the libraries.
+const MAPS_PER_CLIENT: u64 = 5;
 
 /// What an idle stream takes of user memory (11 KiB), kernel stack (16 KiB) and socket, with a little in its queue.
 const BYTES_PER_CLIENT: u64 = 45 * 1024;
@@ -98,7 +98,7 @@ fn threads_of_user(read: Read) -> Option<u64> {
 }
 
 fn memory_maps(read: Read) -> Option<u64> {
-    number(read, "/proc/sys/vm/max_map_count").map(|maps| (maps - maps / 8) / MAPS_PER_CLIENT)
+    number(read, "/proc/sys/vm/max_map_count").map(|maps| maps / MAPS_PER_CLIENT)
 }
 
 fn memory(read: Read) -> Option<u64> {
@@ -187,7 +187,7 @@ mod tests {
             (&[("/proc/self/limits", LIMITS)][..], bounded(20_000 - 64, Limit::OpenFiles)),
             (&[("/proc/self/limits", LIMITS), root], bounded(20_000 - 64, Limit::OpenFiles)),
             (&[("/proc/self/limits", LIMITS), user], bounded(900 - 64, Limit::Threads)),
-            (&[("/proc/self/limits", LIMITS), maps], bounded(14_334, Limit::MemoryMaps)),
+            (&[("/proc/self/limits", LIMITS), maps], bounded(13_106, Limit::MemoryMaps)),
             (&[maps, ("/proc/meminfo", "MemTotal: 9 kB\nMemAvailable:      45000 kB\n")], bounded(1000, Limit::Memory)),
             (
                 &[("/proc/sys/kernel/pid_max", "32768\n"), ("/proc/loadavg", "0.0 0.0 0.0 2/704 9\n")],
