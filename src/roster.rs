@@ -281,7 +281,7 @@ impl Drop for OpenStream {
         drop(members);
         let tenths = self.opened.elapsed().as_millis() / 100; // floats would cost 10 KiB of program
         let OpenStream { peer, path, .. } = self;
-        let (seconds, events) = (format_args!("{}.{}s", tenths / 10, tenths % 10), sent.events);
-        self.log.line(format_args!("{peer} {path} {reason} after {seconds}, {events} events"));
+        let (seconds, tenths, events) = (tenths / 10, tenths % 10, sent.events);
+        self.log.line(format_args!("{peer} {path} {reason} after {seconds}.{tenths}s, {events} events"));
     }
 }
