@@ -249,6 +249,7 @@ fn one_dead_reader_for_whom_all_is_kept_delays_no_other_stream() {
         events
     };
     at_best("the latest of 300 events of 100 KB beside a dead reader", Duration::from_millis(200), || {
+        let stalled = server.closed_as(Closed::Stalled);
         let dead = open();
         let (sender, receiver) = channel();
         let latest = std::thread::scope(|scope| {
@@ -270,10 +271,12 @@ fn one_dead_reader_for_whom_all_is_kept_delays_no_other_stream() {
             };
             (0..EVENTS).map(|_| one()).max().unwrap()
         });
-        assert_eq!(server.closed_as(Closed::Behind) + server.closed_as(Closed::Stalled), 0);
+        assert_eq!(server.closed_as(Closed::Behind), 0);
+        // On a machine so busy that this took over ten seconds the dead one was cut after all: such a run does not count.
+        let was_there = server.closed_as(Closed::Stalled) == stalled;
         drop(dead);
         eventually("all have left", || server.monitor.counts().streams == 0);
-        latest
+        if was_there { latest } else { Duration::MAX }
     });
 }
 
