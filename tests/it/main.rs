@@ -25,6 +25,7 @@ mod schedule;
 mod shutdown;
 mod slow_subscriber;
 mod small_box;
+mod soak;
 mod stream;
 mod system;
 mod tidy;

@@ -389,6 +389,11 @@ impl Client {
         self.socket.write_all(bytes.as_ref()).expect("the server reads");
     }
 
+    /// Begins its lifetime anew: for a test that is meant to last.
+    pub fn renew(&mut self) {
+        self.connected = Instant::now();
+    }
+
     /// Reads once. `false` at the end, also at one by a reset.
     fn fill(&mut self) -> bool {
         assert!(self.connected.elapsed() < LIFETIME, "in vain; left: {:?}", String::from_utf8_lossy(&self.buffer));

@@ -71,3 +71,10 @@ pub fn limit(pid: u32, what: &str, bounds: &str) {
     let status = Command::new("prlimit").args([&format!("--{what}={bounds}"), "--pid", &pid.to_string()]).status();
     assert!(status.expect("prlimit runs").success());
 }
+
+/// The memory that is a process's own (PSS), in bytes.
+pub fn memory(pid: u32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
