@@ -251,9 +251,11 @@ fn breaks_the_line(value: &str) -> bool {
 /// (RFC 9112, section 7.1), and the bare bytes are a part of it: both kinds of client are served from the same memory.
 ///
 /// ```text
-/// 10\r\ndata: 123456789\n\n\r\n
-///       ^-- bare ----------^
-/// ^-- chunked --------------^
+/// 11\r\ndata: 123456789\n\n\r\n
+///       ^-- bare ---------^
+/// ^-- chunked ----------------^
+///
+/// 11: the length of the bare bytes, 17, in hexadecimal
 /// ```
 pub(crate) struct Frame {
     bytes: Box<[u8]>,

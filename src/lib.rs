@@ -19,8 +19,28 @@
 //! }
 //! ```
 //!
-//! `curl -N http://127.0.0.1:3000/clock` shows the wire. For events that go to many, and that come again to those who
-//! were away, see [`Hub`]. For what can be set, see [`Config`].
+//! `curl -iN http://127.0.0.1:3000/clock` shows what it answers: a head of lines, an empty line, and then a body that does
+//! not end. Each block of it is an event, and an empty line is its end. A page reads it by `new EventSource("/clock")`.
+//!
+//! ```text
+//! HTTP/1.1 200 OK
+//! Date: Sat, 21 Nov 2026 08:00:00 GMT
+//! X-Content-Type-Options: nosniff
+//! Content-Type: text/event-stream; charset=utf-8
+//! Cache-Control: no-cache, no-store, no-transform
+//! X-Accel-Buffering: no
+//! Transfer-Encoding: chunked
+//! Connection: keep-alive
+//!
+//! retry: 3000
+//!
+//! data: 2026-11-21T08:00:01.000Z
+//!
+//! data: 2026-11-21T08:00:02.000Z
+//! ```
+//!
+//! For events that go to many, and that come again to those who were away, see [`Hub`]. For what can be set, see
+//! [`Config`].
 //!
 //! # The life of a connection
 //!
@@ -40,14 +60,15 @@
 //! 1. [`Hub::publish`] takes its turn, mints a position (`replay.rs`), and encodes the event once, as a chunk
 //!    (`event.rs`: `Frame`).
 //! 2. `Topics::append` keeps the frame in the topic's `ReplayLog` and takes a snapshot of the subscribers.
-//! 3. `Outbox::push` tries one non-blocking write to each, on the publisher's own thread. To a client that keeps up, that
-//!    is all there is: one system call, no context switch.
+//! 3. `Outbox::push_batch` tries one non-blocking write to each, on the publisher's own thread. To a client that keeps
+//!    up, that is all there is: one system call, no context switch.
 //! 4. What a client does not take is queued, and the one drainer thread (`outbox.rs`: `Drainer`) polls its socket and
 //!    writes on. A client that falls too far behind is cut.
 //! 5. It comes back with `Last-Event-ID`, and [`Hub::subscribe`] reads the logs from there and joins the live events in one
 //!    critical section, so that none is missed and none comes twice.
 //!
-//! Timed events take the way from 3 on: `scheduler.rs` runs them when they are due.
+//! An event of one stream alone ([`Stream::send`], [`Stream::every`]) begins at 3, as `Outbox::push`; a timed one when
+//! `scheduler.rs` finds it due.
 //!
 //! # Invariants
 //!
@@ -63,8 +84,8 @@
 //! Imports point one way, and a test reads the sources to see that they do:
 //! `server -> connection -> stream, outbox, request, response, access, roster -> os`, `hub -> topics -> stream, replay, event`,
 //! `stream -> outbox, scheduler, event`, `outbox -> queue, os`, `queue -> event`.
-//! Codecs (`request -> head`, `body -> head`) import each other alone; the one exception is `response`, which names the
-//! `Stream` that its closure is given.
+//! Codecs (`request -> head`, `body -> head`) import each other and `error` alone; the one exception is `response`, which
+//! names the `Stream` that its closure is given.
 
 #![warn(missing_docs)]
 

@@ -193,6 +193,7 @@ impl Queue {
             self.end(Frame::tail(None), Closed::Ended, Instant::now());
         }
     }
+
     /// An error once the stream takes no more.
     pub(crate) fn check(&self) -> Result<(), Closed> {
         self.closed.or(self.ending).map_or(Ok(()), Err)

@@ -82,8 +82,9 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     ///
-    /// The answer to give: 413 for a body over `Config::max_body`, 408 for one that took too long, 400 for one that is
-    /// framed wrongly or ends early. The server closes the connection after each of them.
+    /// The answer to give: 413 for a body over [`Config::max_body`](crate::Config::max_body), 408 for one that took over
+    /// 30 s, 400 for one that is framed wrongly or ends early, 431 for chunks with too much beside their data. The server
+    /// closes the connection after each of them.
     pub fn body(&self) -> Result<&[u8], Response> {
         match &*self.body {
             Ok(body) => Ok(body),
