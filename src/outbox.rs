@@ -115,7 +115,7 @@ impl Outbox {
             // An error is found again, and dealt with, by the next write.
             let _ = os::wait(&socket, Interest::Write, Some(Instant::now() + TRY_ANYWAY));
         }
-        self.lock().queue.check()
+        self.check()
     }
 
     /// Ends the stream after so many more events.
@@ -169,6 +169,11 @@ impl Outbox {
         let due = if due <= now { now + period } else { due };
         self.hand_over(state);
         if outcome.is_ok() { due } else { now }
+    }
+
+    /// An error once the stream takes no more.
+    pub(crate) fn check(&self) -> Result<(), Closed> {
+        self.lock().queue.check()
     }
 
     /// Why it is closed, once it is.

@@ -15,7 +15,7 @@ use crate::queue::Closed;
 use crate::request::Request;
 use crate::response::Response;
 use crate::roster::Roster;
-use crate::scheduler::{Lateness, Scheduler};
+use crate::scheduler::{Lateness, MAX_DURATION, Scheduler};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -45,7 +45,8 @@ const STOP_REST: Duration = Duration::from_millis(200);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// A stream on which nothing was sent for so long gets a comment. Default: 15 s.
+    /// A stream on which nothing was sent for so long gets a comment: 1 ms at the least, 366 days at the most. Default:
+    /// 15 s.
     pub heartbeat: Duration,
     /// The reconnection time that every stream begins with. Default: 3 s.
     pub retry: Duration,
@@ -198,8 +199,8 @@ impl Server {
         let Server { listener, address, config, roster, threads, stop } = self;
         let context = Arc::new(Context {
             access: config.access,
-            // Below a millisecond a heartbeat would be a flood.
-            heartbeat: config.heartbeat.max(Duration::from_millis(1)),
+            // Below a millisecond a heartbeat would be a flood, and `Duration::MAX`, for never, is beyond any `Instant`.
+            heartbeat: config.heartbeat.clamp(Duration::from_millis(1), MAX_DURATION),
             retry: config.retry,
             queue_bytes: config.queue_bytes,
             max_body: config.max_body,

@@ -52,7 +52,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// If the stream is over already, or the scheduler takes no more timers ([`Closed::Full`]), which cuts it.
+    /// If the stream is over already, or the scheduler takes no timer ([`Closed::Full`]: there are 65,536, or the period
+    /// is over 366 days), which cuts it.
     pub fn every<I>(self, period: Duration, events: I) -> Result<(), Closed>
     where
         I: IntoIterator<Item = Event>,
@@ -62,25 +63,17 @@ impl Stream {
         let outbox = &held.outbox;
         let scheduler = self.scheduler.clone();
         let mut events = events.into_iter();
-        let run = move |now| match events.next() {
-            Some(event) => match self.outbox.push(&Arc::new(Frame::event(&event)), now) {
-                // An iterator that knows it was the last spares the client a period of waiting for the end.
-                Ok(()) if events.size_hint() == (0, Some(0)) => Next::Stop,
-                Ok(()) => Next::Again,
-                Err(_) => Next::Stop,
-            },
-            None => Next::Stop,
+        let run = move |now| {
+            let sent = events.next().map(|event| self.outbox.push(&Arc::new(Frame::event(&event)), now));
+            // An iterator that knows it was the last spares the client a period of waiting for the end.
+            let is_last = events.size_hint() == (0, Some(0));
+            if sent == Some(Ok(())) && !is_last { Next::Again } else { Next::Stop }
         };
         match scheduler.repeat(period, Box::new(run)) {
-            Ok(timer) => {
-                outbox.attach(Box::new(timer));
-                Ok(())
-            }
-            Err(_) => {
-                outbox.cut(Closed::Full);
-                Err(Closed::Full)
-            }
+            Ok(timer) => outbox.attach(Box::new(timer)),
+            Err(_) => outbox.cut(Closed::Full),
         }
+        outbox.check()
     }
 
     /// Ends the stream after so many more events. Comments and a hub's `tidings:` announcements do not count.

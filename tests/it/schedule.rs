@@ -483,6 +483,36 @@ fn durations_and_the_number_of_timers_are_bounded() {
     counter.goes_on(3);
 }
 
+#[test]
+fn a_stream_that_is_over_takes_no_timer_and_says_why() {
+    let (sender, told) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let server = InProcess::start(Config::default(), move |_| {
+        let sender = sender.lock().unwrap().clone();
+        Response::stream(move |stream| {
+            let outcome = stream.end_after(0).every(PERIOD, std::iter::repeat(Event::data("late")));
+            sender.send(outcome).unwrap();
+            outcome
+        })
+    });
+    assert_eq!(open(&server, "/").rest().len(), 0);
+    assert_eq!(next(&told), Err(Closed::Ended));
+}
+
+/// `Duration::MAX` is how one says never, and added to the time of the last byte it is no time at all.
+#[test]
+fn a_heartbeat_may_be_as_far_apart_as_anybody_says() {
+    let config = Config { heartbeat: Duration::MAX, ..Config::default() };
+    let server = InProcess::start(config, |_| Response::stream(|stream| stream.every(PERIOD, [Event::data("only")])));
+    let mut client = Client::connect(server.address);
+    // The second is answered only by a thread that has survived the first.
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert_eq!(client.read_head().status, 200);
+        while client.read_chunk().is_some() {}
+    }
+}
+
 /// Without its timer a stream is not what it was to be: it must not look complete.
 #[test]
 fn a_stream_for_which_there_is_no_timer_gets_no_last_chunk() {
