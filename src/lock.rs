@@ -19,14 +19,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 pub(crate) mod race {
     use std::cell::Cell;
-    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     static RACES: AtomicUsize = AtomicUsize::new(0);
-    static SEED: AtomicU64 = AtomicU64::new(0);
+    /// Threads that have a seed.
+    static SEEDED: AtomicUsize = AtomicUsize::new(0); // not every processor has 64 bits of these
 
     thread_local! {
-        static RANDOM: Cell<u64> = Cell::new(SEED.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed));
+        static RANDOM: Cell<u64> = Cell::new((SEEDED.fetch_add(1, Ordering::Relaxed) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     }
 
     /// A number of the thread's own, from 0 to below `end`.
