@@ -43,12 +43,20 @@ impl Access {
         Err(Response::text(421, format!("not served under the host {host}; --allow-host {host} allows it")))
     }
 
+    /// Adds the fields that let other origins read the answer, where the handler has not said that itself.
+    pub(crate) fn with_cors(&self, response: Response, request: &Request) -> Response {
+        if response.has_field("Access-Control-Allow-Origin") {
+            return response;
+        }
+        self.cors(request).into_iter().fold(response, |response, (name, value)| response.field(name, value))
+    }
+
     /// The CORS fields of any answer to this request.
     ///
     /// An origin that is allowed by name is echoed, with credentials. The server's own gets nothing: a browser does not
     /// ask for CORS there, and an `http` page must not read what its host says over `https`. `Vary` is there when
     /// another origin would have got other fields or, with nothing allowed, a refusal.
-    pub(crate) fn cors(&self, request: &Request) -> Vec<(&'static str, String)> {
+    fn cors(&self, request: &Request) -> Vec<(&'static str, String)> {
         let mut fields = Vec::new();
         let origin = request.field("origin");
         match origin {
@@ -86,10 +94,7 @@ impl Access {
         if request.method() != "OPTIONS" || !asks {
             return None;
         }
-        let mut response = Response::text(204, "");
-        for (name, value) in self.cors(request) {
-            response = response.field(name, value);
-        }
+        let response = self.with_cors(Response::text(204, ""), request);
         if self.may_read(request).is_err() {
             return Some(response);
         }

@@ -121,15 +121,14 @@ impl Connection<'_> {
         let response = self.answer(head, &form);
         let form = Form { keep_alive: form.keep_alive && !self.wire.has_unread_body, ..form };
         match response.body {
-            Body::Stream(open) if form.is_head => self.write_stream_head(response.status, response.fields, &form, open),
-            Body::Stream(open) => self.stream(response.status, response.fields, &form, &path, open),
-            Body::Bytes(body) => self.write(response.status, &response.fields, body, &form),
+            Body::Stream(open) if !form.is_head => self.stream(response.status, response.fields, &form, &path, open),
+            body => self.write(Response { body, ..response }, &form),
         }
     }
 
     /// What the request is answered with: by the handler, if everything before it agrees.
     fn answer(&mut self, head: Head, form: &Form) -> Response {
-        let Connection { context, seat, wire, peer, .. } = self;
+        let Connection { context, seat, wire, peer } = self;
         let length = head.body_length();
         let expects_continue = head.expects_continue();
         let read_body = || wire.read_body(length, context.max_body, expects_continue);
@@ -142,7 +141,7 @@ impl Connection<'_> {
             let answered = shielded(|| (context.answer)(&request));
             answered.unwrap_or_else(|| Response::text(500, "the handler of this request panicked"))
         };
-        context.with_cors(response, &request)
+        context.access.with_cors(response, &request)
     }
 
     /// Answers what was no request. The connection is over: where the next one would begin cannot be known.
@@ -151,14 +150,17 @@ impl Connection<'_> {
             self.context.log.line(format_args!("{} spoke TLS to the plain port", self.peer));
         }
         let form = Form { version: Version::Http11, is_head: false, wants_event_stream: false, keep_alive: false };
-        let response = Response::text(bad.status(), bad.text());
-        let Body::Bytes(body) = response.body else { return After::Close };
-        self.write(response.status, &response.fields, body, &form)
+        self.write(Response::text(bad.status(), bad.text()), &form)
     }
 
-    fn write(&mut self, status: u16, fields: &[(&'static str, String)], body: Vec<u8>, form: &Form) -> After {
-        let framing = if status == 204 { Framing::NoBody } else { Framing::Length(body.len()) };
-        let mut bytes = encode_head(status, fields, framing, &http_date(SystemTime::now()), form.keep_alive);
+    /// Writes an answer whole; to `HEAD` its head alone, and where that is a stream's, `open` goes unused.
+    fn write(&mut self, response: Response, form: &Form) -> After {
+        let (framing, body) = match response.body {
+            Body::Bytes(body) => (Framing::Length(body.len()), body),
+            Body::Stream(_) => (form.stream_framing(), Vec::new()),
+        };
+        let date = http_date(SystemTime::now());
+        let mut bytes = encode_head(response.status, &response.fields, framing, &date, form.keep_alive);
         if !form.is_head {
             bytes.extend_from_slice(&body);
         }
@@ -172,24 +174,6 @@ impl Connection<'_> {
         After::Close
     }
 
-    /// `HEAD` of a stream: the fields of its `GET`, and no stream. `open` goes unused.
-    fn write_stream_head(
-        &mut self,
-        status: u16,
-        fields: Vec<(&'static str, String)>,
-        form: &Form,
-        open: Open,
-    ) -> After {
-        drop(open);
-        let framing = form.version.stream_framing();
-        let keep_alive = form.keep_alive && framing == Framing::Chunked;
-        let head = encode_head(status, &fields, framing, &http_date(SystemTime::now()), keep_alive);
-        match self.wire.write_all(&head) {
-            Ok(()) if keep_alive => After::KeepOpen,
-            _ => After::Close,
-        }
-    }
-
     /// Opens a stream and watches over it until it is over.
     fn stream(
         &mut self,
@@ -200,12 +184,13 @@ impl Connection<'_> {
         open: Open,
     ) -> After {
         let context = self.context;
-        let (framing, carrier) = match (form.version, form.keep_alive) {
-            (Version::Http11, true) => (Framing::Chunked, Carrier::Persistent),
-            (Version::Http11, false) => (Framing::Chunked, Carrier::Chunked),
-            (Version::Http10, _) => (Framing::UntilClose, Carrier::Bare),
+        let carrier = match (form.version, form.keep_alive) {
+            (Version::Http11, true) => Carrier::Persistent,
+            (Version::Http11, false) => Carrier::Chunked,
+            (Version::Http10, _) => Carrier::Bare,
         };
-        let head = encode_head(status, &fields, framing, &http_date(SystemTime::now()), form.keep_alive);
+        let date = http_date(SystemTime::now());
+        let head = encode_head(status, &fields, form.stream_framing(), &date, form.keep_alive);
         let first = Frame::head(head, &Event::retry(context.retry), carrier != Carrier::Bare);
         let socket = self.wire.socket.clone();
         let queue = Queue::new(socket, carrier, first, context.queue_bytes);
@@ -235,8 +220,7 @@ impl Connection<'_> {
         let mut response = full(form.wants_event_stream);
         let kept = fields.into_iter().filter(|(name, _)| name.starts_with("Access-Control-") || *name == "Vary");
         response.fields.extend(kept);
-        let Body::Bytes(body) = response.body else { return After::Close };
-        self.write(response.status, &response.fields, body, form)
+        self.write(response, form)
     }
 
     /// Sleeps beside an open stream, until it is closed: by the end of what the client sends, which is how one that
@@ -262,19 +246,9 @@ impl Connection<'_> {
     }
 }
 
-impl Context {
-    /// Adds the fields that let other origins read the answer, where the handler has not said that itself.
-    fn with_cors(&self, mut response: Response, request: &Request) -> Response {
-        if !response.has_field("Access-Control-Allow-Origin") {
-            response = self.access.cors(request).into_iter().fold(response, |r, (name, value)| r.field(name, value));
-        }
-        response
-    }
-}
-
-impl Version {
-    fn stream_framing(self) -> Framing {
-        match self {
+impl Form {
+    fn stream_framing(&self) -> Framing {
+        match self.version {
             Version::Http11 => Framing::Chunked,
             Version::Http10 => Framing::UntilClose,
         }
@@ -314,7 +288,7 @@ impl Wire {
     /// Waits for bytes and reads some.
     fn fill(&mut self, until: Instant) -> io::Result<Filled> {
         loop {
-            if !os::wait(&self.socket, Interest::Read, Some(until))? {
+            if !os::wait(&self.socket, Interest::Read, until)? {
                 return Ok(Filled::Late);
             }
             let end = self.buffer.len();
@@ -416,7 +390,7 @@ impl Wire {
                     if progress.elapsed() >= STALL_LIMIT {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    os::wait(&self.socket, Interest::Write, Some(Instant::now() + WRITE_LOOK))?;
+                    os::wait(&self.socket, Interest::Write, Instant::now() + WRITE_LOOK)?;
                 }
                 Err(error) => return Err(error),
             }

@@ -35,19 +35,19 @@ pub(crate) const NOTSENT_LOWAT: u32 = 16 * 1024;
 /// when thousands connect at once the connections that do not fit retry after a second or more.
 const BACKLOG: i32 = 4096;
 
-/// Waits until the socket is ready or `until` has come, and says whether it is ready. `None` waits without an end.
+/// Waits until the socket is ready or `until` has come, and says whether it is ready.
 ///
 /// Ready may be said too often, never too seldom: the caller tries its non-blocking operation and comes back.
-pub(crate) fn wait(socket: &TcpStream, interest: Interest, until: Option<Instant>) -> io::Result<bool> {
+pub(crate) fn wait(socket: &TcpStream, interest: Interest, until: Instant) -> io::Result<bool> {
     loop {
         let mut poller = Poller::new();
         let entry = poller.add(socket, interest);
         // A signal or a rounded timeout ends the wait early: look at the clock again.
-        poller.wait(until.map(|until| until.saturating_duration_since(Instant::now())))?;
+        poller.wait(Some(until.saturating_duration_since(Instant::now())))?;
         if poller.is_ready(entry) {
             return Ok(true);
         }
-        if until.is_some_and(|until| Instant::now() >= until) {
+        if Instant::now() >= until {
             return Ok(false);
         }
     }
@@ -551,11 +551,11 @@ mod tests {
     #[test]
     fn wait_tells_ready_from_late() {
         let (client, socket) = pair();
-        let soon = || Some(Instant::now() + Duration::from_millis(20));
+        let soon = || Instant::now() + Duration::from_millis(20);
         assert!(wait(&socket, Interest::Write, soon()).unwrap());
         let until = soon();
         assert!(!wait(&socket, Interest::Read, until).unwrap());
-        assert!(Instant::now() >= until.unwrap(), "a wait must not end early");
+        assert!(Instant::now() >= until, "a wait must not end early");
         drop(client);
         assert!(wait(&socket, Interest::Read, soon()).unwrap());
     }
@@ -568,7 +568,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(20));
                 socket.shutdown(std::net::Shutdown::Both).unwrap();
             });
-            assert!(wait(&socket, Interest::Read, Some(Instant::now() + Duration::from_secs(5))).unwrap());
+            assert!(wait(&socket, Interest::Read, Instant::now() + Duration::from_secs(5)).unwrap());
         });
     }
 

@@ -113,7 +113,7 @@ impl Outbox {
         while self.drain(Instant::now()) == Drained::Behind {
             let Some(socket) = self.socket() else { break };
             // An error is found again, and dealt with, by the next write.
-            let _ = os::wait(&socket, Interest::Write, Some(Instant::now() + TRY_ANYWAY));
+            let _ = os::wait(&socket, Interest::Write, Instant::now() + TRY_ANYWAY);
         }
         self.check()
     }
@@ -476,7 +476,7 @@ mod tests {
         let reason = (0..10_000).find_map(|_| p.outbox.push(&big, Instant::now()).err());
         assert_eq!(reason, Some(Closed::Behind));
         assert_eq!(p.outbox.closed(), Some(Closed::Behind));
-        assert!(os::wait(&p.socket, Interest::Read, Some(Instant::now())).unwrap(), "the connection's thread wakes");
+        assert!(os::wait(&p.socket, Interest::Read, Instant::now()).unwrap(), "the connection's thread wakes");
         let state = p.outbox.lock();
         assert!(state.queue.is_empty() && state.queue.socket().is_none());
     }

@@ -124,11 +124,10 @@ pub(crate) enum Framing {
     Chunked,
     /// The only way to stream to an HTTP/1.0 client. Always says `Connection: close`.
     UntilClose,
-    /// No framing field. 204 and 304 get this whatever is asked for (RFC 9110, section 8.6).
-    NoBody,
 }
 
-/// The bytes of a response head, with its empty line, in one allocation. `date` is an IMF-fixdate.
+/// The bytes of a response head, with its empty line, in one allocation. `date` is an IMF-fixdate. 204 and 304 have no
+/// body and get no framing field (RFC 9110, section 8.6).
 pub(crate) fn encode_head(
     status: u16,
     fields: &[(&'static str, String)],
@@ -152,8 +151,8 @@ pub(crate) fn encode_head(
         }
     }
     match framing {
-        Framing::NoBody | Framing::UntilClose => {}
-        _ if matches!(status, 100..=199 | 204 | 304) => {}
+        _ if matches!(status, 204 | 304) => {}
+        Framing::UntilClose => {}
         Framing::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Framing::Length(length) => {
             head.extend_from_slice(b"Content-Length: ");
@@ -198,7 +197,6 @@ fn is_token(name: &str) -> bool {
 /// The words beside a code, for people reading the wire; no client acts on them. Empty for an unknown code.
 fn reason(status: u16) -> &'static str {
     match status {
-        100 => "Continue",
         200 => "OK",
         201 => "Created",
         202 => "Accepted",
@@ -288,7 +286,6 @@ mod tests {
             (200, Framing::Chunked, true, "Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n"),
             (200, Framing::UntilClose, true, "nosniff\r\nConnection: close\r\n\r\n"),
             (204, Framing::Length(0), true, "nosniff\r\nConnection: keep-alive\r\n\r\n"),
-            (204, Framing::NoBody, true, "nosniff\r\nConnection: keep-alive\r\n\r\n"),
             (304, Framing::Chunked, false, "nosniff\r\nConnection: close\r\n\r\n"),
         ];
         for (status, framing, keep_alive, end) in table {
