@@ -49,7 +49,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, BadRequest> {
 
 /// Why a request is refused. Each variant is one status code and one line of text; the connection closes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadRequest {
+pub(crate) enum BadRequest {
     Tls,
     RequestLine,
     TargetTooLong,

@@ -235,14 +235,19 @@ mod unix {
         unsafe { write(SIGNAL_BELL.load(Ordering::SeqCst), c"".as_ptr().cast(), 1) };
     }
 
-    /// What a socket option is worth, all of them C ints.
+    /// What became of a call that returns 0, or sets `errno`.
+    fn checked(outcome: c_int) -> io::Result<()> {
+        if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Sets a socket option; all those used here are C ints.
     pub(crate) fn set_option(socket: &impl AsFd, (level, name): (c_int, c_int), value: u32) -> io::Result<()> {
         let value = value as c_int;
         // SAFETY: the pointer is to a live int and the length is an int's.
         let outcome = unsafe {
             setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), size_of::<c_int>() as u32)
         };
-        if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        checked(outcome)
     }
 
     #[cfg(test)]
@@ -251,26 +256,22 @@ mod unix {
         // SAFETY: both pointers are to live values, and the length says how long the first is.
         let outcome =
             unsafe { getsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
-        if outcome == 0 { Ok(value as u32) } else { Err(io::Error::last_os_error()) }
+        checked(outcome).map(|()| value as u32)
     }
 
     pub(crate) fn raise_backlog(listener: &TcpListener) -> io::Result<()> {
         // SAFETY: listen(2) on a socket that listens already only changes its backlog.
-        let outcome = unsafe { listen(listener.as_raw_fd(), BACKLOG) };
-        if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        checked(unsafe { listen(listener.as_raw_fd(), BACKLOG) })
     }
 
     /// Raises the soft limit of open files to the hard one, which every process may do. Every connection is a file.
     pub(crate) fn raise_open_file_limit() -> io::Result<()> {
         let mut limit = ResourceLimit { soft: 0, hard: 0 };
         // SAFETY: the pointer is to a live struct of the C layout.
-        if unsafe { getrlimit(number::RLIMIT_NOFILE, &mut limit) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        checked(unsafe { getrlimit(number::RLIMIT_NOFILE, &mut limit) })?;
         limit.soft = limit.hard;
         // SAFETY: as above.
-        let outcome = unsafe { setrlimit(number::RLIMIT_NOFILE, &limit) };
-        if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        checked(unsafe { setrlimit(number::RLIMIT_NOFILE, &limit) })
     }
 
     /// Gives the pages of this thread's stack that are below the caller's frame back to the kernel: a deep handler has

@@ -118,11 +118,8 @@ pub(crate) fn merge(logs: &[&ReplayLog], position: Option<Position>, max_bytes: 
     let mut piece = Piece { frames: Vec::new(), first: None, last: None, is_all: true };
     let mut bytes = 0;
     loop {
-        let next = rests
-            .iter_mut()
-            .filter_map(|rest| Some((rest.peek()?.0, rest)))
-            .min_by_key(|(position, _)| *position)
-            .and_then(|(_, rest)| rest.peek().copied().map(|event| (event, rest)));
+        let next =
+            rests.iter_mut().filter_map(|rest| Some((*rest.peek()?, rest))).min_by_key(|((position, _), _)| *position);
         let Some(((position, frame), rest)) = next else { return piece };
         bytes += frame.cost();
         if bytes > max_bytes && !piece.frames.is_empty() {

@@ -210,7 +210,7 @@ impl Topics {
     /// A topic's entry. A new one takes the place of the least recently published idle one when there is no other.
     fn entry(&mut self, topic: &Topic) -> &mut Entry {
         if !self.entries.contains_key(topic) {
-            while self.entries.len() >= self.history.topics.max(1) {
+            while self.entries.len() >= self.history.topics {
                 let idle = self.entries.iter().filter(|(_, entry)| entry.streams.is_empty());
                 let Some((least, _)) = idle.min_by_key(|(_, entry)| entry.newest) else { break };
                 let least = least.clone();
