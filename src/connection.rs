@@ -57,14 +57,15 @@ const WRITE_LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct Context {
     pub(crate) access: Access,
     pub(crate) heartbeat: Duration,
-    pub(crate) retry: Duration,
     pub(crate) queue_bytes: usize,
     pub(crate) max_body: usize,
     pub(crate) listener: IpAddr,
     pub(crate) scheduler: Scheduler,
     pub(crate) drainer: Arc<Drainer>,
     pub(crate) log: Log,
-    /// The comment on idle streams, encoded once.
+    /// What every stream begins with: its reconnection time.
+    pub(crate) first: Arc<Frame>,
+    /// The comment on idle streams.
     pub(crate) comment: Arc<Frame>,
     pub(crate) answer: Box<dyn Fn(&Request) -> Response + Send + Sync>,
 }
@@ -191,9 +192,8 @@ impl Connection<'_> {
         };
         let date = http_date(SystemTime::now());
         let head = encode_head(status, &fields, form.stream_framing(), &date, form.keep_alive);
-        let first = Frame::head(head, &Event::retry(context.retry), carrier != Carrier::Bare);
         let socket = self.wire.socket.clone();
-        let queue = Queue::new(socket, carrier, first, context.queue_bytes);
+        let queue = Queue::new(socket, carrier, head, context.first.clone(), context.queue_bytes);
         let outbox = Outbox::new(queue, context.drainer.clone());
         let Some(guard) = self.seat.open_stream(&outbox, &context.log, self.peer, path) else {
             drop(open);

@@ -309,11 +309,8 @@ impl Frame {
         Frame { bytes, ..chunk }
     }
 
-    /// A response head with its first chunk behind it, so that both leave in one write. It is built for one connection,
-    /// whose framing is known: both forms are the same.
-    pub(crate) fn head(mut head: Vec<u8>, first: &Event, chunked: bool) -> Frame {
-        let first = Frame::event(first);
-        head.extend_from_slice(if chunked { first.chunked() } else { first.bare() });
+    /// A response head, which is no chunk: both forms are the same.
+    pub(crate) fn head(head: Vec<u8>) -> Frame {
         Frame { chunk_start: 0, bare: 0..head.len(), bytes: head.into(), events: 0 }
     }
 

@@ -433,8 +433,9 @@ mod tests {
             client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let socket = Arc::new(listener.accept().unwrap().0);
             os::prepare(&socket).unwrap();
-            let first = Frame::head(Vec::new(), &Event::comment("hi"), false);
-            let outbox = Outbox::new(Queue::new(socket, Carrier::Bare, first, 1 << 20), self.drainer.clone());
+            let first = Arc::new(Frame::event(&Event::comment("hi")));
+            let queue = Queue::new(socket, Carrier::Bare, Vec::new(), first, 1 << 20);
+            let outbox = Outbox::new(queue, self.drainer.clone());
             let stream = Stream::new(outbox.clone(), self.scheduler.clone());
             self.hub.subscribe(stream, topics, Some(after)).unwrap();
             std::thread::sleep(Duration::from_micros(race::random(5_000)));

@@ -134,15 +134,16 @@ impl Carrier {
 }
 
 impl Queue {
-    /// A queue starts with the response head and the first chunk in it.
-    pub(crate) fn new(socket: Arc<TcpStream>, carrier: Carrier, first: Frame, max_bytes: usize) -> Queue {
+    /// A queue starts with the response head and the first chunk in it, so that both leave in one write.
+    pub(crate) fn new(socket: Arc<TcpStream>, carrier: Carrier, head: Vec<u8>, first: Arc<Frame>, max: usize) -> Queue {
+        let frames = [Arc::new(Frame::head(head)), first];
         Queue {
-            bytes: carrier.bytes_of(&first).len(),
+            bytes: frames.iter().map(|frame| carrier.bytes_of(frame).len()).sum(),
             socket: Some(socket),
             carrier,
-            frames: VecDeque::from([Arc::new(first)]),
+            frames: frames.into(),
             written: 0,
-            max_bytes,
+            max_bytes: max,
             is_behind: false,
             ending: None,
             closed: None,
@@ -218,7 +219,7 @@ impl Queue {
                 self.write_on(now);
             }
         }
-        self.closed.map_or(Ok(()), Err)?;
+        self.check()?;
         if self.reaches_its_end_with(frame.events()) {
             self.end(Frame::tail(None), Closed::Ended, now);
         }

@@ -10,6 +10,7 @@ use crate::log::Log;
 use crate::os;
 use crate::outbox::Outbox;
 use crate::queue::{Closed, Totals};
+use crate::scheduler::Lateness;
 use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -38,7 +39,7 @@ struct Members {
     seats: HashMap<u64, Member>,
     /// Open streams, under the ids of their connections.
     streams: HashMap<u64, Arc<Outbox>>,
-    stopping: bool,
+    is_stopping: bool,
     /// What the streams that are over have sent, and why they are.
     sent: Totals,
     reasons: [u64; Closed::ALL.len()],
@@ -59,12 +60,21 @@ enum Doing {
     Nothing(Instant),
 }
 
-/// What a roster counts.
-pub(crate) struct RosterCounts {
-    pub(crate) connections: usize,
-    pub(crate) streams: usize,
-    pub(crate) sent: Totals,
-    pub(crate) disconnects: Vec<(Closed, u64)>,
+/// What a server counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections there are.
+    pub connections: usize,
+    /// Streams that are open.
+    pub streams: usize,
+    /// Events handed to the kernel, over all streams there were.
+    pub delivered: u64,
+    /// Bytes written to streams, heads and chunk framing included.
+    pub sent_bytes: u64,
+    /// Streams that are over, by reason.
+    pub disconnects: Vec<(Closed, u64)>,
+    /// How late the scheduler is.
+    pub lateness: Lateness,
 }
 
 impl Roster {
@@ -76,7 +86,7 @@ impl Roster {
     pub(crate) fn admit(self: &Arc<Self>, peer: SocketAddr, socket: &Arc<TcpStream>) -> Option<Seat> {
         let address = peer.ip().to_canonical();
         let mut members = self.lock();
-        if members.stopping || self.is_too_many_from(address, &members) {
+        if members.is_stopping || self.is_too_many_from(address, &members) {
             return None;
         }
         let mut is_crowded = false;
@@ -102,7 +112,8 @@ impl Roster {
         !address.is_loopback() && members.seats.values().filter(|member| member.address == address).count() >= max
     }
 
-    pub(crate) fn counts(&self) -> RosterCounts {
+    /// What there is and has been; how late the scheduler is comes from the caller.
+    pub(crate) fn counts(&self, lateness: Lateness) -> Counts {
         let members = self.lock();
         let mut sent = members.sent;
         for outbox in members.streams.values() {
@@ -110,11 +121,13 @@ impl Roster {
             sent.events += totals.events;
             sent.bytes += totals.bytes;
         }
-        RosterCounts {
+        Counts {
             connections: members.seats.len(),
             streams: members.streams.len(),
-            sent,
+            delivered: sent.events,
+            sent_bytes: sent.bytes,
             disconnects: Closed::ALL.into_iter().zip(members.reasons).collect(),
+            lateness,
         }
     }
 
@@ -122,7 +135,7 @@ impl Roster {
     /// of its own, spread over 1 to 5 s, so that they do not all come back together.
     pub(crate) fn stop(&self) {
         let mut members = self.lock();
-        members.stopping = true;
+        members.is_stopping = true;
         let streams: Vec<_> = members.streams.values().cloned().collect();
         let idle = members.seats.values().filter(|member| member.idle_since().is_some());
         idle.for_each(Member::send_away);
@@ -206,7 +219,7 @@ impl Seat {
         if let Some(member) = members.seats.get_mut(&self.id) {
             member.doing = doing;
         }
-        !members.stopping
+        !members.is_stopping
     }
 
     /// Enters an open stream. None if streams may not have another connection, or the server stops.
@@ -219,7 +232,7 @@ impl Seat {
     ) -> Option<OpenStream> {
         let mut members = self.roster.lock();
         let max = self.roster.max_connections - reserve(self.roster.max_connections);
-        if members.stopping || members.streams.len() >= max {
+        if members.is_stopping || members.streams.len() >= max {
             members.reasons[Closed::Full as usize] += 1;
             return None;
         }

@@ -99,8 +99,8 @@ impl Scheduler {
         }
         let due = Instant::now() + delay;
         let mut agenda = self.shared.lock();
-        if agenda.stopped || agenda.due.len() >= MAX_TIMERS {
-            let rule = if agenda.stopped { "the server has stopped" } else { "there are 65,536 timers already" };
+        if agenda.is_stopped || agenda.due.len() >= MAX_TIMERS {
+            let rule = if agenda.is_stopped { "the server has stopped" } else { "there are 65,536 timers already" };
             drop(agenda); // `run` is dropped behind the lock
             return Err(Error::invalid(rule));
         }
@@ -182,7 +182,7 @@ impl Shared {
     fn sleep_until_due(&self, earliest: Instant) -> Option<Instant> {
         let mut agenda = self.lock();
         loop {
-            if agenda.stopped {
+            if agenda.is_stopped {
                 return None;
             }
             let now = Instant::now();
@@ -240,7 +240,7 @@ struct Agenda {
     /// Where each task stands in `order`; `None` while it runs. An id that is gone from here was cancelled.
     due: HashMap<u64, Option<Instant>>,
     next_id: u64,
-    stopped: bool,
+    is_stopped: bool,
     lateness: Samples,
 }
 
@@ -293,7 +293,7 @@ impl Agenda {
     }
 
     fn stop(&mut self) -> Vec<Task> {
-        self.stopped = true;
+        self.is_stopped = true;
         self.due.clear();
         std::mem::take(&mut self.order).into_values().collect()
     }

@@ -11,11 +11,10 @@ use crate::event::{Event, Frame};
 use crate::log::Log;
 use crate::os::{self, Bell, Interest, Poller};
 use crate::outbox::Drainer;
-use crate::queue::Closed;
 use crate::request::Request;
 use crate::response::Response;
-use crate::roster::Roster;
-use crate::scheduler::{Lateness, MAX_DURATION, Scheduler};
+use crate::roster::{Counts, Roster};
+use crate::scheduler::{MAX_DURATION, Scheduler};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -201,13 +200,13 @@ impl Server {
             access: config.access,
             // Below a millisecond a heartbeat would be a flood, and `Duration::MAX`, for never, is beyond any `Instant`.
             heartbeat: config.heartbeat.clamp(Duration::from_millis(1), MAX_DURATION),
-            retry: config.retry,
             queue_bytes: config.queue_bytes,
             max_body: config.max_body,
             listener: address.ip(),
             scheduler: threads.scheduler.clone(),
             drainer: threads.drainer.clone(),
             log: threads.log.clone(),
+            first: Arc::new(Frame::event(&Event::retry(config.retry))),
             comment: Arc::new(Frame::event(&Event::comment(""))),
             answer: Box::new(answer),
         });
@@ -344,31 +343,6 @@ pub struct Monitor {
 impl Monitor {
     /// What there is and has been. It costs a short lock for each open stream.
     pub fn counts(&self) -> Counts {
-        let counts = self.roster.counts();
-        Counts {
-            connections: counts.connections,
-            streams: counts.streams,
-            delivered: counts.sent.events,
-            sent_bytes: counts.sent.bytes,
-            disconnects: counts.disconnects,
-            lateness: self.scheduler.lateness(),
-        }
+        self.roster.counts(self.scheduler.lateness())
     }
-}
-
-/// What a server counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counts {
-    /// Connections there are.
-    pub connections: usize,
-    /// Streams that are open.
-    pub streams: usize,
-    /// Events handed to the kernel, over all streams there were.
-    pub delivered: u64,
-    /// Bytes written to streams, heads and chunk framing included.
-    pub sent_bytes: u64,
-    /// Streams that are over, by reason.
-    pub disconnects: Vec<(Closed, u64)>,
-    /// How late the scheduler is.
-    pub lateness: Lateness,
 }

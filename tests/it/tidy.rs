@@ -60,9 +60,9 @@ const ARROWS: &str = "
     stream: event outbox queue scheduler
     topics: error event outbox replay stream
     hub: event json lock os outbox queue replay stream topics
-    roster: event lock log os outbox queue
+    roster: event lock log os outbox queue scheduler
     connection: access body date event head log os outbox queue request response roster scheduler shield stream
-    server: access connection error event log os outbox queue request response roster scheduler
+    server: access connection error event log os outbox request response roster scheduler
 ";
 
 #[test]
