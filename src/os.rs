@@ -85,10 +85,10 @@ mod unix {
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     type Count = std::ffi::c_uint;
 
-    /// `rlim_t`: 64 bits everywhere but in glibc's classic interface on 32-bit machines.
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    /// `rlim_t`: 64 bits everywhere but in the classic interfaces of glibc, uClibc and Android on 32-bit machines.
+    #[cfg(any(target_os = "android", all(target_os = "linux", any(target_env = "gnu", target_env = "uclibc"))))]
     type Limit = c_ulong;
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    #[cfg(not(any(target_os = "android", all(target_os = "linux", any(target_env = "gnu", target_env = "uclibc")))))]
     type Limit = u64;
 
     #[repr(C)]
@@ -269,6 +269,9 @@ mod unix {
         let mut limit = ResourceLimit { soft: 0, hard: 0 };
         // SAFETY: the pointer is to a live struct of the C layout.
         checked(unsafe { getrlimit(number::RLIMIT_NOFILE, &mut limit) })?;
+        if limit.soft >= limit.hard {
+            return Ok(()); // also where the struct should turn out to be another: a limit is raised or left alone
+        }
         limit.soft = limit.hard;
         // SAFETY: as above.
         checked(unsafe { setrlimit(number::RLIMIT_NOFILE, &limit) })
