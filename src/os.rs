@@ -64,6 +64,8 @@ mod unix {
     use super::*;
     use std::ffi::{c_int, c_short, c_ulong, c_void};
     use std::io::{Read, Write};
+    #[cfg(target_os = "linux")]
+    use std::ops::Range;
     use std::os::fd::{AsFd, AsRawFd, RawFd};
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
@@ -117,6 +119,8 @@ mod unix {
         fn pthread_attr_destroy(attributes: *mut c_void) -> c_int;
         #[cfg(target_os = "linux")]
         fn madvise(start: *mut c_void, length: usize, advice: c_int) -> c_int;
+        #[cfg(target_os = "linux")]
+        fn getpagesize() -> c_int;
     }
 
     /// A set of sockets to wait on, for the two threads that watch many: accept and the drainer.
@@ -286,7 +290,6 @@ mod unix {
     #[cfg(target_os = "linux")]
     #[inline(never)] // so that this frame is below all of the caller's
     pub(crate) fn trim_stack() {
-        const PAGE: usize = 4096;
         const MADV_DONTNEED: c_int = 4;
         // `pthread_attr_t`, which has 64 bytes at the most.
         let mut attributes = [0u64; 16];
@@ -303,16 +306,26 @@ mod unix {
                 error => error,
             }
         };
+        // SAFETY: it takes nothing and only tells.
+        let page = usize::try_from(unsafe { getpagesize() }).unwrap_or(0);
         // Half a kilobyte stays below this frame, for the call itself.
-        let here = &raw const attributes as usize;
-        let start = (lowest as usize).next_multiple_of(PAGE);
-        let end = (here - 512) & !(PAGE - 1);
-        if outcome == 0 && start < end && end <= lowest as usize + size {
-            // SAFETY: the range lies inside this thread's own stack, below every live frame; anonymous private memory
-            // that is dropped there reads as zero when it is used again, and nothing is read below a stack pointer.
-            // A kernel with larger pages refuses an unaligned start, which changes nothing.
-            unsafe { madvise(start as *mut c_void, end - start, MADV_DONTNEED) };
+        let used = (&raw const attributes as usize).saturating_sub(512);
+        let stack = lowest as usize..(lowest as usize).saturating_add(size);
+        if let (0, Some(unused)) = (outcome, whole_pages_below(used, stack, page)) {
+            // SAFETY: these are whole pages, or the kernel would take the rest of the last one too, and they lie inside
+            // this thread's own stack, below every live frame; anonymous private memory that is dropped there reads as
+            // zero when it is used again, and nothing is read below a stack pointer.
+            unsafe { madvise(unused.start as *mut c_void, unused.len(), MADV_DONTNEED) };
         }
+    }
+
+    /// The whole pages of the stack that are below an address in it, if there are any. Pages have 4 KiB on most machines,
+    /// 16 on a Raspberry Pi 5 and 64 on some servers.
+    #[cfg(target_os = "linux")]
+    pub(super) fn whole_pages_below(used: usize, stack: Range<usize>, page: usize) -> Option<Range<usize>> {
+        let start = stack.start.checked_next_multiple_of(page)?; // of no page there is no multiple
+        let end = used - used % page;
+        (start < end && stack.contains(&used)).then_some(start..end)
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -611,5 +624,26 @@ mod tests {
             assert_eq!((sum, top), (10 * DEPTH, [7; 64]));
         });
         thread.unwrap().join().unwrap();
+    }
+
+    /// The kernel drops the whole of every page that a range touches, and pages are not 4 KiB everywhere.
+    #[test]
+    fn only_whole_pages_of_the_stack_are_given_back() {
+        const STACK: std::ops::Range<usize> = 0x10_0000..0x14_0000;
+        for (used, page, expected) in [
+            (0x13_f123, 0x1000, Some(0x10_0000..0x13_f000)),
+            (0x13_f000, 0x1000, Some(0x10_0000..0x13_f000)),
+            (0x13_f123, 0x4000, Some(0x10_0000..0x13_c000)),
+            (0x13_f123, 0x1_0000, Some(0x10_0000..0x13_0000)),
+            (0x10_f123, 0x1_0000, None),
+            (0x13_f123, 0x10_0000, None),
+            (0x14_0000, 0x1000, None),
+            (0x0f_ffff, 0x1000, None),
+            (0x13_f123, 0, None),
+        ] {
+            assert_eq!(unix::whole_pages_below(used, STACK, page), expected, "{used:x} {page:x}");
+        }
+        // A stack that begins amid a page, as one that a program made by itself may.
+        assert_eq!(unix::whole_pages_below(0x13_f123, 0x10_1000..0x14_0000, 0x4000), Some(0x10_4000..0x13_c000));
     }
 }
