@@ -209,7 +209,7 @@ impl Hub {
         loop {
             let (frames, is_all) = reader.read(&mut all, max_bytes);
             if is_all && then == Then::Live {
-                if !all.has_room_for(&reader.topics) {
+                if !all.has_room_for_stream(&reader.topics) {
                     drop(all);
                     return Err(refuse(&outbox));
                 }

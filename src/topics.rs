@@ -21,7 +21,9 @@ pub struct History {
     pub bytes: usize,
     /// Bytes kept over all topics, counted in the same way. The oldest event goes first.
     pub total_bytes: usize,
-    /// Topics. A new one takes the place of the least recently published one that has no subscriber.
+    /// Topics. A new one takes the place of the least recently published one that has no subscriber. Those that have
+    /// subscribers and were never published to leave a sixteenth of the places (16 at least, half at most) to others:
+    /// so whoever may only read neither takes the history of all topics away nor keeps new ones from being published to.
     pub topics: usize,
     /// The largest publish, a batch counted as one, in bytes on the wire. At most half of
     /// [`Config::queue_bytes`](crate::Config::queue_bytes), or it could cut clients that are hardly behind.
@@ -205,6 +207,15 @@ impl Topics {
         }
         let busy = self.entries.iter().filter(|(topic, entry)| !entry.streams.is_empty() || topics.contains(topic));
         busy.count() + fresh <= self.history.topics
+    }
+
+    /// Whether a stream can have these topics. Names cost a reader nothing, so new ones do not get every place.
+    pub(crate) fn has_room_for_stream(&self, topics: &[Topic]) -> bool {
+        let fresh = topics.iter().filter(|topic| !self.entries.contains_key(topic)).count();
+        let unpublished = || self.entries.values().filter(|entry| entry.newest.is_none()).count();
+        let places = self.history.topics;
+        let most = places - 16.max(places / 16).min(places / 2);
+        fresh == 0 || (unpublished() + fresh <= most && self.has_room_for(topics))
     }
 
     /// A topic's entry. A new one takes the place of the least recently published idle one when there is no other.

@@ -383,6 +383,30 @@ fn a_new_topic_takes_the_place_of_the_least_recently_published_idle_one() {
 }
 
 #[test]
+fn who_may_only_read_takes_neither_all_history_away_nor_all_places() {
+    let server = serve(&["--max-topics", "64"]);
+    for n in 0..16 {
+        server.publish(&format!("/topics/kept{n}"), "x");
+    }
+    let list = |begin: usize| (begin..begin + 16).map(|n| format!("new{n}")).collect::<Vec<_>>().join(",");
+    let streams: Vec<_> = [0, 16, 32].map(|begin| subscribed(&server, &format!("/topics/{}", list(begin)))).into();
+    for refused in ["/topics/one-more", "/topics/kept0,one-more"] {
+        let mut events = server.subscribe(refused);
+        assert_eq!((events.rest(), events.end), (vec![], Some(End::Finished)), "{refused}");
+    }
+    assert_eq!(names(&server).iter().filter(|name| name.starts_with("kept")).count(), 16);
+    // Topics that are there can be watched and published to, and a new one can still be published to.
+    let all = subscribed(&server, &format!("/topics/kept0,{}", list(0)));
+    for topic in ["kept0", "new0", "news"] {
+        assert_eq!(server.post(&format!("/topics/{topic}"), "x").0, 200, "{topic}");
+    }
+    // What was published to is no longer one that was only asked for.
+    drop((streams, all));
+    eventually("all have left", || names(&server).len() <= 17);
+    drop(subscribed(&server, "/topics/one-more"));
+}
+
+#[test]
 fn a_delayed_publish_gets_its_id_when_it_is_due() {
     let server = serve(&[]);
     let mut events = subscribed(&server, "/topics/a");
