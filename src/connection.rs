@@ -47,6 +47,9 @@ const MAX_PIPELINED: usize = 8 * 1024;
 /// in hand the thread looks this often whether the stream is over.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// How much of a path the log gets: any one topic whole, percent-encoded as it may be. Each open stream keeps as much.
+const LOGGED_PATH: usize = 400;
+
 /// Bytes asked for in one read.
 const READ: usize = 2 * 1024;
 
@@ -118,7 +121,7 @@ impl Connection<'_> {
             keep_alive: head.keep_alive() && may_stay && !self.seat.is_crowded,
         };
         self.wire.has_unread_body = head.body_length() != BodyLength::None;
-        let path: Box<str> = head.raw_path().into();
+        let path = logged(head.raw_path());
         let response = self.answer(head, &form);
         let form = Form { keep_alive: form.keep_alive && !self.wire.has_unread_body, ..form };
         match response.body {
@@ -252,6 +255,14 @@ impl Form {
             Version::Http11 => Framing::Chunked,
             Version::Http10 => Framing::UntilClose,
         }
+    }
+}
+
+/// The beginning of a path, which is ASCII.
+fn logged(path: &str) -> Box<str> {
+    match path.get(..LOGGED_PATH) {
+        Some(beginning) if path.len() > LOGGED_PATH => format!("{beginning}...").into(),
+        _ => path.into(),
     }
 }
 

@@ -9,7 +9,8 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Lines on their way: some seconds' worth of a busy server, in 100 KB.
+/// Lines on their way: some seconds' worth of a busy server, in 100 KB and, if somebody asks for long paths, half a
+/// megabyte.
 const LINES: usize = 1024;
 
 /// Room for most lines, in bytes.

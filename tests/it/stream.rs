@@ -375,6 +375,20 @@ fn an_idle_stream_gets_heartbeats_and_never_early() {
     });
 }
 
+/// Whoever asks for long paths fills neither the memory nor the disk with them.
+#[test]
+fn the_log_has_any_topic_whole_and_the_beginning_of_a_list() {
+    let server = serve(&[]);
+    let (one, list) = ("%7E".repeat(128), format!("first,{}", vec!["x".repeat(60); 60].join("%2C")));
+    for path in [format!("/topics/{one}"), format!("/topics/{list}")] {
+        drop(watch(&server, &path));
+    }
+    for what in ["opened", "left after "] {
+        assert!(server.log_line_with(&format!("/topics/{one} {what}")).len() < 500);
+        assert!(server.log_line_with(&format!("{}... {what}", &format!("/topics/{list}")[..400])).len() < 500);
+    }
+}
+
 #[test]
 fn a_busy_stream_gets_no_heartbeat() {
     let server = Tidings::start(&["--heartbeat", "200ms"]);
