@@ -166,8 +166,10 @@ impl Connection<'_> {
         let date = http_date(SystemTime::now());
         let mut bytes = encode_head(response.status, &response.fields, framing, &date, form.keep_alive);
         if !form.is_head {
+            bytes.reserve_exact(body.len());
             bytes.extend_from_slice(&body);
         }
+        drop(body); // a client that reads slowly makes the server hold its answer, and once is enough
         if self.wire.write_all(&bytes).is_err() {
             return After::Close;
         }

@@ -117,8 +117,8 @@ impl Event {
         ]
     }
 
-    /// How many bytes [`Event::encode`] appends, if no text has several lines.
-    fn usual_length(&self, id: Option<&str>) -> usize {
+    /// How many bytes [`Event::encode`] appends at the least: so many if no text has several lines.
+    pub(crate) fn least_length(&self, id: Option<&str>) -> usize {
         let lines =
             self.fields(id).into_iter().filter_map(|(name, text)| Some(name.len() + ": \n".len() + text?.len()));
         lines.sum::<usize>() + "\n".len()
@@ -315,7 +315,7 @@ impl Frame {
     }
 
     fn encoded(event: &Event, id: Option<&str>, events: u32) -> Frame {
-        Frame::chunk(events, event.usual_length(id), |out| event.encode(id, out))
+        Frame::chunk(events, event.least_length(id), |out| event.encode(id, out))
     }
 
     /// `length` is how much `encode` is likely to append: where it is right, one allocation is all that a frame takes.

@@ -127,6 +127,9 @@ impl Hub {
         if events.iter().any(Event::has_reserved_type) {
             return Err(Refused::ReservedType);
         }
+        if self.is_surely_too_large(events) {
+            return Err(Refused::TooLarge);
+        }
         let mut turn = lock::lock(&self.inner.turn);
         let ms = unix_ms().max(turn.ms); // a clock that was set back must not take the ids with it
         let positions = (turn.n + 1..).map(|n| Position { n, ms });
@@ -149,6 +152,16 @@ impl Hub {
             let _ = outbox.push_batch(&joined, &frames, now); // one that is over is no concern of the publisher's
         }
         Ok(Receipt { id: last.id(), events: events.len(), subscribers: subscribers.len() })
+    }
+
+    /// Spares all others the wait while a batch is encoded only to be refused. What was not found here is found then.
+    fn is_surely_too_large(&self, events: &[Event]) -> bool {
+        if events.len() == 1 {
+            return false;
+        }
+        let id = self.inner.start.to_string(); // no later id is shorter
+        let least: usize = events.iter().map(|event| event.least_length(Some(&id))).sum();
+        least > self.inner.history.publish_bytes
     }
 
     /// Gives a stream all events of these topics from now on, until one of the two goes.

@@ -171,6 +171,75 @@ fn memory_is_within_the_sum_that_the_readme_gives() {
     }
 }
 
+/// The most memory that a process ever had, in bytes.
+fn high_water(pid: u32) -> usize {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux tells");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * KIB
+}
+
+/// Enough for what a connection holds to count for more than what the allocator keeps back.
+const MANY: usize = 200;
+
+/// A server with little room for anything else.
+fn small(max_topics: &str, queue: &str, body: &str) -> Tidings {
+    let topics = ["--max-topics", max_topics, "--history-total", "1MiB"];
+    let connections = (MANY + 16).to_string();
+    let others = ["--max-connections", &connections, "--queue-bytes", queue, "--max-body", body];
+    Tidings::start(&[&["serve", "--quiet"][..], &topics, &others].concat())
+}
+
+/// An answer that is long because of the topics, and that nobody reads, is held once for each connection.
+#[test]
+fn answers_that_are_not_read_are_within_the_sum() {
+    const TOPICS: usize = 1024;
+    let server = small("1024", "64KiB", "1KiB");
+    let mut publisher = Client::connect(server.address);
+    for n in 0..TOPICS {
+        let name = format!("{}{n:06}", "n".repeat(122)); // twice that in JSON would be what the sum allows for
+        let head = format!("POST /topics/{name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        publisher.send(head);
+        let head = publisher.read_head();
+        publisher.read_body(&head);
+    }
+    let before = private(server.pid());
+    let clients: Vec<_> = (0..MANY)
+        .map(|_| {
+            let mut client = Client::connect(server.address);
+            client.send("GET /topics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            client
+        })
+        .collect();
+    // Each has the head: so the answer was made, and what the kernel does not take is held.
+    for mut client in &mut clients.iter().map(|client| client.socket.try_clone().unwrap()) {
+        std::io::Read::read_exact(&mut client, &mut [0; 1]).unwrap();
+    }
+    let held = private(server.pid()) - before;
+    let bound = sum(MIB, TOPICS, MANY + 16, 64 * KIB, KIB);
+    assert!(before + held < bound, "{} KiB, not {}", (before + held) / KIB, bound / KIB);
+    assert!(held > bound / 4, "{} KiB are held: that proves nothing", held / KIB);
+}
+
+/// The events of a batch take far more than its text, so not all batches are read at the same time.
+#[test]
+fn batches_that_come_together_are_within_the_sum() {
+    let server = small("64", "256KiB", "64KiB");
+    let batch = "data\n\n".repeat(64 * KIB / 6);
+    let (last, rest) = (&batch[batch.len() - 1..], &batch[..batch.len() - 1]);
+    let fields = format!("Content-Type: text/event-stream\r\nContent-Length: {}\r\n", batch.len());
+    let mut clients: Vec<_> = (0..MANY).map(|_| Client::connect(server.address)).collect();
+    for client in &mut clients {
+        client.send(format!("POST /topics/a HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{rest}"));
+    }
+    clients.iter_mut().for_each(|client| client.send(last));
+    for client in &mut clients {
+        assert_eq!(client.read_head().status, 413, "the ids make it too large");
+    }
+    let bound = sum(MIB, 64, MANY + 16, 256 * KIB, 64 * KIB);
+    let most = high_water(server.pid());
+    assert!(most < bound, "{} KiB, not {}", most / KIB, bound / KIB);
+}
+
 #[test]
 fn the_readme_gives_the_sum_and_what_it_comes_to_at_the_defaults() {
     let readme = include_str!("../../README.md");

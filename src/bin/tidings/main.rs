@@ -85,6 +85,7 @@ fn run(mut options: Options) -> Result<(), Failure> {
         monitor: server.monitor(),
         delayed: delayed.clone(),
         log: server.log(),
+        one_batch: serve::OneBatch::default(),
     };
     announce(server.local_addr(), &room(config.max_connections, capacity.as_ref()));
     if let Some(topic) = stdin {

@@ -43,7 +43,12 @@ pub struct Site {
     pub monitor: Monitor,
     pub delayed: Delayed,
     pub log: Log,
+    pub one_batch: OneBatch,
 }
+
+/// Held by who reads a batch and publishes it. The events of a batch take twenty times as much memory as its text, and
+/// they have to wait for each other at the hub anyway.
+pub type OneBatch = Mutex<()>;
 
 /// The secrets; `None` is open to all.
 #[derive(Default)]
@@ -113,8 +118,7 @@ impl Site {
 
     fn topics(&self, request: &Request) -> Result<Response, Response> {
         self.admit_reader(request)?;
-        let topics: Vec<_> = self.hub.topics().iter().map(topic_json).collect();
-        Ok(json(200, format!("[{}]\n", topics.join(","))))
+        Ok(json(200, topics_json(&self.hub.topics())))
     }
 
     fn subscribe(&self, request: &Request, names: &str) -> Result<Response, Response> {
@@ -154,6 +158,8 @@ impl Site {
         let [topic] = &topics[..] else { return Err(bad("publish to one topic at a time")) };
         let delay = delay(request)?;
         let publication = Publication::of(request)?;
+        let is_batch = matches!(publication.kind, Kind::Batch);
+        let _one_batch = is_batch.then(|| self.one_batch.lock().unwrap_or_else(PoisonError::into_inner));
         let events = publication.events().map_err(bad)?;
         // A delayed publish is tried on a hub of its own, where nobody is subscribed: what that one does not take now,
         // the real one would not take when it is due and nobody is left to be told.
@@ -334,11 +340,24 @@ fn receipt_json(receipt: &Receipt) -> String {
     format!("{{\"id\":{},\"events\":{events},\"subscribers\":{subscribers}}}\n", json_string(id.as_str()))
 }
 
-fn topic_json(topic: &TopicInfo) -> String {
-    let name = json_string(&topic.name);
-    let newest = topic.newest.as_ref().map_or("null".to_owned(), |id| json_string(id.as_str()));
-    let (subscribers, events) = (topic.subscribers, topic.events);
-    format!("{{\"name\":{name},\"subscribers\":{subscribers},\"events\":{events},\"newest\":{newest}}}")
+/// In one piece of memory: names may come to 300 KB, and whoever has them sent again and again must not have many copies
+/// made of them.
+fn topics_json(topics: &[TopicInfo]) -> String {
+    // A name takes twice its bytes at the most, and all else of a topic less than a hundred.
+    let mut text = String::with_capacity(topics.iter().map(|topic| 2 * topic.name.len() + 100).sum::<usize>() + 3);
+    let mut before = '[';
+    for TopicInfo { name, subscribers, events, newest } in topics {
+        let name = json_string(name);
+        let newest = newest.as_ref().map_or("null".to_owned(), |id| json_string(id.as_str()));
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "{before}{{\"name\":{name},\"subscribers\":{subscribers},\"events\":{events},\"newest\":{newest}}}"
+        );
+        before = ',';
+    }
+    text.push_str(if topics.is_empty() { "[]\n" } else { "]\n" });
+    text
 }
 
 /// The figures in Prometheus' text format, version 0.0.4.
@@ -424,10 +443,14 @@ mod tests {
 
     #[test]
     fn topics_are_json() {
-        let mut topic = TopicInfo { name: "say \"hi\"".to_owned(), subscribers: 2, events: 3, newest: None };
-        assert_eq!(topic_json(&topic), r#"{"name":"say \"hi\"","subscribers":2,"events":3,"newest":null}"#);
-        topic.newest = Some(tidings::EventId::new("1-2").expect("an id"));
-        assert_eq!(topic_json(&topic), r#"{"name":"say \"hi\"","subscribers":2,"events":3,"newest":"1-2"}"#);
+        let say = TopicInfo { name: "say \"hi\"".to_owned(), subscribers: 2, events: 3, newest: None };
+        let newest = Some(tidings::EventId::new("1-2").expect("an id"));
+        let short = TopicInfo { name: "b".to_owned(), subscribers: 0, events: 1, newest };
+        let say_json = r#"{"name":"say \"hi\"","subscribers":2,"events":3,"newest":null}"#;
+        let short_json = r#"{"name":"b","subscribers":0,"events":1,"newest":"1-2"}"#;
+        assert_eq!(topics_json(&[]), "[]\n");
+        assert_eq!(topics_json(std::slice::from_ref(&say)), format!("[{say_json}]\n"));
+        assert_eq!(topics_json(&[say, short]), format!("[{say_json},{short_json}]\n"));
     }
 
     #[test]
