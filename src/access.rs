@@ -106,18 +106,22 @@ impl Access {
         Some(response)
     }
 
-    /// Whether the request may read: it has no `Origin`, or the server's own, or one that is allowed.
+    /// Whether the request may read: it has no `Origin`, or the server's own, or one that is allowed. One without `Origin`
+    /// may not if its browser says that a foreign page embeds what it asks for (`Sec-Fetch-Site`): an image or a `fetch`
+    /// without CORS would open a stream that its page can not even read.
     ///
     /// # Errors
     ///
     /// The 403 to give. A browser would keep the answer from the page anyway; the page could still hold streams open.
     pub fn may_read(&self, request: &Request) -> Result<(), Response> {
-        match request.field("origin") {
-            Some(origin) if !self.names(origin) && !self.allows_any() && !is_own_origin(origin, request) => {
-                Err(Response::text(403, "a page of this origin may not read here; --allow-origin allows it"))
-            }
-            _ => Ok(()),
+        let passes = match request.field("origin") {
+            Some(origin) => self.names(origin) || is_own_origin(origin, request),
+            None => !is_embedded_elsewhere(request),
+        };
+        if passes || self.allows_any() {
+            return Ok(());
         }
+        Err(Response::text(403, "a page of this origin may not read here; --allow-origin allows it"))
     }
 
     /// Whether the request may publish: its `Origin` is allowed by name; or its browser says that it comes from the
@@ -150,6 +154,12 @@ impl Access {
     fn allows_any(&self) -> bool {
         self.origins.iter().any(|origin| origin == "*")
     }
+}
+
+/// Whether a browser asks for it on behalf of a page of another origin, and not because its user follows a link.
+fn is_embedded_elsewhere(request: &Request) -> bool {
+    let is_elsewhere = matches!(request.field("sec-fetch-site"), Some("cross-site" | "same-site"));
+    is_elsewhere && request.field("sec-fetch-mode") != Some("navigate")
 }
 
 /// Whether nobody but this box or its network can decide what the name resolves to. An IP address resolves to itself.
@@ -347,6 +357,11 @@ mod tests {
             (&[], "Host: a\r\nOrigin: https://a\r\n", true, "Vary: Origin"),
             (&[], "Host: a\r\nOrigin: https://a:443\r\n", true, "Vary: Origin"),
             (&[], "Host: a:80\r\nOrigin: https://a\r\n", false, "Vary: Origin"),
+            (&[], "Host: a\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n", false, ""),
+            (&[], "Host: a\r\nSec-Fetch-Site: same-site\r\nSec-Fetch-Mode: no-cors\r\n", false, ""),
+            (&[], "Host: a\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n", true, ""),
+            (&[], "Host: a\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\n", true, ""),
+            (&["*"], "Host: a\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n", true, any),
             (&[], "Host: a:3000\r\nOrigin: http://a:3001\r\n", false, "Vary: Origin"),
             (&[], "Host: a\r\nOrigin: http://b\r\n", false, "Vary: Origin"),
             (&[], "Host: a\r\nOrigin: app://a\r\n", false, "Vary: Origin"),
