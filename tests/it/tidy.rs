@@ -179,3 +179,39 @@ fn rooms_are_small() {
         assert!(lines <= 500, "{room}.rs has {lines} lines of code");
     }
 }
+
+/// What the README's table says of a limit, and the line of the sources that sets it.
+const LIMITS: [(&str, &str, &str); 21] = [
+    ("head; target; fields | 8 KiB;", "src/head.rs", "MAX_HEAD: usize = 8 * 1024;"),
+    ("8 KiB; 4 KiB;", "src/head.rs", "MAX_TARGET: usize = 4 * 1024;"),
+    ("4 KiB; 64 |", "src/head.rs", "MAX_FIELDS: usize = 64;"),
+    ("64 KiB (`--max-body`)", "src/server.rs", "max_body: 64 * 1024,"),
+    ("| 10 s; 30 s; 75 s |", "src/connection.rs", "HEAD_LIMIT: Duration = Duration::from_secs(10);"),
+    ("| 10 s; 30 s; 75 s |", "src/connection.rs", "BODY_LIMIT: Duration = Duration::from_secs(30);"),
+    ("| 10 s; 30 s; 75 s |", "src/connection.rs", "IDLE_LIMIT: Duration = Duration::from_secs(75);"),
+    ("1,024 (`--max-connections`)", "src/server.rs", "max_connections: 1024,"),
+    ("256 KiB (`--queue-bytes`)", "src/server.rs", "queue_bytes: 256 * 1024,"),
+    ("takes nothing | 10 s |", "src/outbox.rs", "STALL_LIMIT: Duration = Duration::from_secs(10);"),
+    ("256 events, 1 MiB (`--history`", "src/topics.rs", "events: 256,"),
+    ("256 events, 1 MiB (`--history`", "src/topics.rs", "bytes: 1 << 20,"),
+    ("16 MiB (`--history-total`)", "src/topics.rs", "total_bytes: 16 << 20,"),
+    ("1,024 (`--max-topics`)", "src/topics.rs", "topics: 1024,"),
+    ("(`--max-topics`); 64 |", "src/topics.rs", "MAX_ON_A_STREAM: usize = 64;"),
+    ("timers | 65,536 |", "src/scheduler.rs", "MAX_TIMERS: usize = 65_536;"),
+    ("delayed publishes | 1,024, 1 MiB |", "src/bin/tidings/serve.rs", "MAX_DELAYED: usize = 1024;"),
+    ("delayed publishes | 1,024, 1 MiB |", "src/bin/tidings/serve.rs", "MAX_DELAYED_BYTES: usize = 1 << 20;"),
+    ("onto an open stream | 8 KiB |", "src/connection.rs", "MAX_PIPELINED: usize = 8 * 1024;"),
+    ("event type, a topic's name | 128 bytes |", "src/event.rs", "MAX_BYTES: usize = 128;"),
+    ("event type, a topic's name | 128 bytes |", "src/topics.rs", "MAX_BYTES: usize = 128;"),
+];
+
+#[test]
+fn the_limits_in_the_readme_are_those_of_the_code() {
+    let read = |path: &str| fs::read_to_string(Path::new(ROOT).join(path)).unwrap();
+    let readme = read("README.md");
+    for (said, path, set) in LIMITS {
+        assert!(readme.contains(said), "README.md does not say {said:?}");
+        assert!(read(path).contains(set), "{path} has no {set:?}");
+    }
+    assert!(readme.lines().count() <= 180, "the README has {} lines", readme.lines().count());
+}
