@@ -353,64 +353,62 @@ fn beyond_loopback_it_starts_only_with_a_token_or_when_told_to_be_open() {
     refused_to_start(command); // it does not keep anybody from publishing
 }
 
+/// A page that is let in by name, in the tests of who reads and who publishes.
+const APP: &str = "https://app.example";
+const CREDENTIALS: &str = "Access-Control-Allow-Credentials: true";
+const ECHO: &[&str] = &["Access-Control-Allow-Origin: https://app.example", CREDENTIALS, "Vary: Origin"];
+const ANY: &[&str] = &["Access-Control-Allow-Origin: *"];
+
+/// The origin of a request, and what a reader gets: these fields, or a refusal.
+type Reader = (&'static str, Option<&'static [&'static str]>);
+
+/// What is allowed, and who may read then.
+const READERS: &[(&[&str], &[Reader])] = &[
+    (
+        &[],
+        &[
+            ("http://localhost:3000", Some(&["Vary: Origin"])),
+            ("http://LOCALHOST:3000", Some(&["Vary: Origin"])),
+            ("http://localhost:3001", None),
+            ("http://localhost", None),
+            ("http://127.0.0.1:3000", None),
+            (APP, None),
+            ("null", None),
+            ("", Some(&[])),
+        ],
+    ),
+    (
+        &["--allow-origin", APP, "--allow-origin", "http://box:8080"],
+        &[
+            (APP, Some(ECHO)),
+            ("http://box:8080", Some(&["Access-Control-Allow-Origin: http://box:8080", CREDENTIALS, "Vary: Origin"])),
+            ("http://localhost:3000", Some(&["Vary: Origin"])),
+            ("http://app.example", None),
+            ("https://app.example:8443", None),
+            ("https://app.example.evil.com", None),
+            ("https://evil.com", None),
+            ("null", None),
+            ("", Some(&["Vary: Origin"])),
+        ],
+    ),
+    (
+        &["--allow-origin", "*"],
+        &[("https://evil.com", Some(ANY)), ("null", Some(ANY)), ("http://localhost:3000", Some(ANY)), ("", Some(ANY))],
+    ),
+    (
+        &["--allow-origin", "*", "--allow-origin", APP],
+        &[(APP, Some(ECHO)), ("https://evil.com", Some(&["Access-Control-Allow-Origin: *", "Vary: Origin"]))],
+    ),
+];
+
 #[test]
 fn other_origins_read_only_where_they_are_allowed() {
     let refusal = "a page of this origin may not read here; --allow-origin allows it\n";
-    let credentials = "Access-Control-Allow-Credentials: true";
-    let host = "localhost:3000";
-    // Origins allowed, the origin of the request, and what it gets: a refusal, or these fields.
-    let app = "https://app.example";
-    let echo = &["Access-Control-Allow-Origin: https://app.example", credentials, "Vary: Origin"][..];
-    let any = &["Access-Control-Allow-Origin: *"][..];
-    for (allowed, rows) in [
-        (
-            &[][..],
-            &[
-                ("http://localhost:3000", Some(&["Vary: Origin"][..])),
-                ("http://LOCALHOST:3000", Some(&["Vary: Origin"])),
-                ("http://localhost:3001", None),
-                ("http://localhost", None),
-                ("http://127.0.0.1:3000", None),
-                (app, None),
-                ("null", None),
-                ("", Some(&[])),
-            ][..],
-        ),
-        (
-            &["--allow-origin", app, "--allow-origin", "http://box:8080"],
-            &[
-                (app, Some(echo)),
-                (
-                    "http://box:8080",
-                    Some(&["Access-Control-Allow-Origin: http://box:8080", credentials, "Vary: Origin"]),
-                ),
-                ("http://localhost:3000", Some(&["Vary: Origin"])),
-                ("http://app.example", None),
-                ("https://app.example:8443", None),
-                ("https://app.example.evil.com", None),
-                ("https://evil.com", None),
-                ("null", None),
-                ("", Some(&["Vary: Origin"])),
-            ],
-        ),
-        (
-            &["--allow-origin", "*"],
-            &[
-                ("https://evil.com", Some(any)),
-                ("null", Some(any)),
-                ("http://localhost:3000", Some(any)),
-                ("", Some(any)),
-            ],
-        ),
-        (
-            &["--allow-origin", "*", "--allow-origin", app],
-            &[(app, Some(echo)), ("https://evil.com", Some(&["Access-Control-Allow-Origin: *", "Vary: Origin"]))],
-        ),
-    ] {
+    for (allowed, rows) in READERS {
         let server = serve(allowed);
-        for (origin, outcome) in rows {
+        for (origin, outcome) in *rows {
             let origin_field = if origin.is_empty() { String::new() } else { format!("Origin: {origin}\r\n") };
-            let fields = format!("Host: {host}\r\nAccept: text/event-stream\r\n{origin_field}");
+            let fields = format!("Host: localhost:3000\r\nAccept: text/event-stream\r\n{origin_field}");
             for (method, path) in
                 [("GET", "/topics/a?poll=1"), ("HEAD", "/topics/a"), ("GET", "/topics"), ("GET", "/metrics")]
             {
@@ -463,64 +461,69 @@ fn the_fields_for_other_origins_are_on_every_answer() {
     }
 }
 
+/// The fields of a request, and whether it may publish.
+type Publisher = (&'static str, bool);
+
+/// What is allowed, and who may publish then.
+const PUBLISHERS: &[(&[&str], &[Publisher])] = &[
+    (
+        &[],
+        &[
+            ("", true),
+            ("Origin: http://localhost:3000\r\n", true),
+            ("Origin: http://LocalHost:3000\r\n", true),
+            ("Origin: https://localhost:3000\r\n", true),
+            ("Origin: http://localhost:3001\r\n", false),
+            ("Origin: http://localhost\r\n", false),
+            ("Origin: http://127.0.0.1:3000\r\n", false),
+            ("Origin: http://evil.com\r\n", false),
+            ("Origin: http://localhost:3000.evil.com\r\n", false),
+            ("Origin: null\r\n", false),
+            ("Origin:\r\n", false),
+            ("Sec-Fetch-Site: same-origin\r\n", true),
+            ("Sec-Fetch-Site: none\r\n", true),
+            ("Sec-Fetch-Site: same-origin\r\nOrigin: https://proxied.example\r\n", true),
+            ("Sec-Fetch-Site: same-site\r\n", false),
+            ("Sec-Fetch-Site: cross-site\r\n", false),
+            ("Sec-Fetch-Site: same-site\r\nOrigin: http://localhost:3000\r\n", false),
+            ("Sec-Fetch-Site: cross-site\r\nOrigin: http://localhost:3000\r\n", false),
+            ("Sec-Fetch-Site: cross-site\r\nOrigin: null\r\n", false),
+            ("Sec-Fetch-Site: Same-Origin-ish\r\n", false),
+            ("Sec-Fetch-Site:\r\n", false),
+        ],
+    ),
+    (
+        &["--allow-origin", APP],
+        &[
+            ("Origin: https://app.example\r\n", true),
+            ("Sec-Fetch-Site: cross-site\r\nOrigin: https://app.example\r\n", true),
+            ("Sec-Fetch-Site: cross-site\r\nOrigin: https://other.example\r\n", false),
+            ("Sec-Fetch-Site: cross-site\r\n", false),
+            ("Origin: http://app.example\r\n", false),
+            ("Origin: http://localhost:3000\r\n", true),
+            ("Origin: null\r\n", false),
+            ("", true),
+        ],
+    ),
+    (
+        &["--allow-origin", "*"],
+        &[
+            ("Origin: https://app.example\r\n", false),
+            ("Sec-Fetch-Site: cross-site\r\nOrigin: https://app.example\r\n", false),
+            ("Origin: null\r\n", false),
+            ("Origin: http://localhost:3000\r\n", true),
+            ("Sec-Fetch-Site: same-origin\r\n", true),
+        ],
+    ),
+];
+
 #[test]
 fn other_origins_publish_only_where_they_are_allowed_by_name() {
-    let app = "https://app.example";
     let refusal = "a page of this origin may not publish here; --allow-origin with its name allows it\n";
-    for (allowed, rows) in [
-        (
-            &[][..],
-            &[
-                ("", true),
-                ("Origin: http://localhost:3000\r\n", true),
-                ("Origin: http://LocalHost:3000\r\n", true),
-                ("Origin: https://localhost:3000\r\n", true),
-                ("Origin: http://localhost:3001\r\n", false),
-                ("Origin: http://localhost\r\n", false),
-                ("Origin: http://127.0.0.1:3000\r\n", false),
-                ("Origin: http://evil.com\r\n", false),
-                ("Origin: http://localhost:3000.evil.com\r\n", false),
-                ("Origin: null\r\n", false),
-                ("Origin:\r\n", false),
-                ("Sec-Fetch-Site: same-origin\r\n", true),
-                ("Sec-Fetch-Site: none\r\n", true),
-                ("Sec-Fetch-Site: same-origin\r\nOrigin: https://proxied.example\r\n", true),
-                ("Sec-Fetch-Site: same-site\r\n", false),
-                ("Sec-Fetch-Site: cross-site\r\n", false),
-                ("Sec-Fetch-Site: same-site\r\nOrigin: http://localhost:3000\r\n", false),
-                ("Sec-Fetch-Site: cross-site\r\nOrigin: http://localhost:3000\r\n", false),
-                ("Sec-Fetch-Site: cross-site\r\nOrigin: null\r\n", false),
-                ("Sec-Fetch-Site: Same-Origin-ish\r\n", false),
-                ("Sec-Fetch-Site:\r\n", false),
-            ][..],
-        ),
-        (
-            &["--allow-origin", app],
-            &[
-                ("Origin: https://app.example\r\n", true),
-                ("Sec-Fetch-Site: cross-site\r\nOrigin: https://app.example\r\n", true),
-                ("Sec-Fetch-Site: cross-site\r\nOrigin: https://other.example\r\n", false),
-                ("Sec-Fetch-Site: cross-site\r\n", false),
-                ("Origin: http://app.example\r\n", false),
-                ("Origin: http://localhost:3000\r\n", true),
-                ("Origin: null\r\n", false),
-                ("", true),
-            ],
-        ),
-        (
-            &["--allow-origin", "*"],
-            &[
-                ("Origin: https://app.example\r\n", false),
-                ("Sec-Fetch-Site: cross-site\r\nOrigin: https://app.example\r\n", false),
-                ("Origin: null\r\n", false),
-                ("Origin: http://localhost:3000\r\n", true),
-                ("Sec-Fetch-Site: same-origin\r\n", true),
-            ],
-        ),
-    ] {
+    for (allowed, rows) in PUBLISHERS {
         let server = serve(allowed);
         let mut published = 0;
-        for (fields, passes) in rows {
+        for (fields, passes) in *rows {
             for method in ["POST", "PUT"] {
                 let fields = format!("Host: localhost:3000\r\n{fields}");
                 let answer = raw(server.address, method, "/topics/a", &fields, "x");

@@ -85,6 +85,14 @@ impl Browser {
         ids.filter_map(|id| id.parse().ok()).collect()
     }
 
+    /// Waits until the typewriter is done, and sees that no character is missing and none came twice.
+    fn expect_all_is_typed(&self) {
+        self.wait_for_text("#typewriter [data-part=note]", "Done");
+        let ids = self.raw_ids("typewriter");
+        assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ids:?}");
+        assert_eq!(self.count("typewriter") as u64, *ids.last().unwrap());
+    }
+
     /// Publishes with the form, and waits for the receipt.
     fn publish(&self, event_type: &str, data: &str) {
         self.run("document.getElementById('receipt').textContent = ''");
@@ -146,10 +154,7 @@ fn typewriter_is_stopped_and_goes_on_where_it_was() {
     assert_eq!(browser.part("typewriter", "last-id"), typed.to_string());
 
     browser.toggle("typewriter");
-    browser.wait_for_text("#typewriter [data-part=note]", "Done");
-    let ids = browser.raw_ids("typewriter");
-    assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ids:?}");
-    assert_eq!(browser.count("typewriter") as u64, *ids.last().unwrap());
+    browser.expect_all_is_typed();
 }
 
 #[test]
@@ -361,10 +366,7 @@ fn an_event_source_that_the_browser_gave_up_is_opened_again() {
     assert!(asked.load(Ordering::Relaxed) >= 4);
 
     let _server = start_at(&address, &["demo"]);
-    browser.wait_for_text("#typewriter [data-part=note]", "Done");
-    let ids = browser.raw_ids("typewriter");
-    assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ids:?}");
-    assert_eq!(browser.count("typewriter") as u64, *ids.last().unwrap());
+    browser.expect_all_is_typed();
 }
 
 #[test]
@@ -674,6 +676,19 @@ fn with_plain_line_ends(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
+/// Reads all that is kept twice: by an EventSource into `again`, by the reader of the page into `read`.
+const READ_AGAIN: &str = "\
+    source.close();
+    window.again = [];
+    window.read = [];
+    const address = '/topics/texts?lastEventId=earliest';
+    window.source = new EventSource(address);
+    source.onmessage = (event) => again.push(event.data);
+    const nothing = () => {};
+    const event = ({ type, data }) => { if (type === 'message') read.push(data); };
+    const on = { event, opened: nothing, comment: nothing, retry: nothing, ended: nothing, failed: nothing };
+    byFetch(address, {}, on);";
+
 #[test]
 #[ignore = "needs Chromium and chromedriver: make test-browser"]
 fn texts_come_back_equal_through_an_event_source() {
@@ -726,18 +741,7 @@ fn texts_come_back_equal_through_an_event_source() {
         assert!(got(n) == *text, "{n}: {text:?} came as {:?}", got(n));
     }
     // The replay gives the same again, to an EventSource and to the reader of the page.
-    browser.run(
-        "source.close();
-         window.again = [];
-         window.read = [];
-         const address = '/topics/texts?lastEventId=earliest';
-         window.source = new EventSource(address);
-         source.onmessage = (event) => again.push(event.data);
-         const nothing = () => {};
-         const event = ({ type, data }) => { if (type === 'message') read.push(data); };
-         const on = { event, opened: nothing, comment: nothing, retry: nothing, ended: nothing, failed: nothing };
-         byFetch(address, {}, on);",
-    );
+    browser.run(READ_AGAIN);
     let all = |name: &str| format!("return {name}.length === got.length && {name}.every((text, n) => text === got[n])");
     browser.wait_for("the replay is equal", &all("again"));
     browser.wait_for("the page reads the same", &all("read"));

@@ -590,8 +590,7 @@ fn with_stdin(options: &[&str]) -> Tidings {
 fn each_line_of_standard_input_is_published_and_the_server_serves_on_after_its_end() {
     let mut server = with_stdin(&[]);
     let mut stdin = server.stdin();
-    let mut events = server.subscribe("/topics/in");
-    assert_eq!(events.expect_next().event, "tidings:open");
+    let mut events = server.watch("/topics/in");
     // A line goes out when it is whole, not when the input ends.
     stdin.write_all(b"one\ntw").unwrap();
     let one = events.expect_next();

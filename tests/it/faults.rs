@@ -377,8 +377,7 @@ mod linux {
         for n in 0..200 {
             server.publish("/topics/kept", &format!("{n} {}", "x".repeat(10_000)));
         }
-        let mut listener = server.subscribe("/topics/busy");
-        assert_eq!(listener.expect_next().event, "tidings:open");
+        let mut listener = server.watch("/topics/busy");
         let (has_ended, ended) = channel::<()>();
         std::thread::scope(|scope| {
             let server = &server;
@@ -455,8 +454,7 @@ mod linux {
     #[test]
     fn a_stream_whose_client_shuts_its_side_is_left_without_a_last_chunk() {
         let server = Tidings::start(&["serve"]);
-        let mut events = server.subscribe("/topics/a");
-        assert_eq!(events.expect_next().event, "tidings:open");
+        let mut events = server.watch("/topics/a");
         events.client.socket.shutdown(Shutdown::Write).unwrap();
         assert_eq!((events.rest(), events.end), (vec![], Some(End::Broken)));
         server.log_line_with(" /topics/a left after ");
@@ -486,8 +484,7 @@ mod linux {
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
         command.stderr(std::process::Stdio::piped()).env_clear();
         let mut server = Tidings::start_command(command);
-        let mut stream = server.subscribe("/topics/a");
-        assert_eq!(stream.expect_next().event, "tidings:open");
+        let mut stream = server.watch("/topics/a");
 
         let before = descriptors(server.pid());
         let bound = threads(server.pid()) + PLACES;
@@ -682,8 +679,7 @@ mod linux {
             let (server, faraway) = faraway(start, &[IDLE, BUSY, FULL, OK]);
             let mut clients: Vec<_> = (0..4).map(|_| faraway.connected.recv_timeout(PATIENCE).unwrap()).collect();
             clients.iter_mut().for_each(|client| assert_eq!(client.read_head().status, 200));
-            let mut near = server.subscribe("/topics/busy");
-            assert_eq!(near.expect_next().event, "tidings:open");
+            let mut near = server.watch("/topics/busy");
             server.publish("/topics/busy", "0");
             for client in &mut clients[..2] {
                 client.read_through(b"tidings:open").unwrap();

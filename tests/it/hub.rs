@@ -6,19 +6,13 @@ use std::collections::HashSet;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tidings::{Closed, Config, Event, EventId, EventType, History, Hub, Refused, Response, Topic};
+use tidings::{Closed, Config, Event, EventId, EventType, History, Hub, Refused, Response, Stream, Topic};
 
 fn serve(options: &[&str]) -> Tidings {
     Tidings::start(&[&["serve"], options].concat())
 }
 
 /// A subscriber that is there: `tidings:open` has come.
-fn subscribed(server: &Tidings, path: &str) -> Events {
-    let mut events = server.subscribe(path);
-    assert_eq!(events.expect_next().event, "tidings:open");
-    events
-}
-
 fn number(id: &str) -> u64 {
     id.split_once('-').and_then(|(_, n)| n.parse().ok()).unwrap_or_else(|| panic!("no id: {id:?}"))
 }
@@ -34,9 +28,9 @@ fn batch(server: &Tidings, path: &str, body: &str) -> (u16, String) {
 #[test]
 fn a_publish_answers_with_its_id_and_how_many_streams_it_went_to() {
     let server = serve(&[]);
-    let mut one = subscribed(&server, "/topics/a");
-    let mut two = subscribed(&server, "/topics/b,a");
-    let mut other = subscribed(&server, "/topics/b");
+    let mut one = server.watch("/topics/a");
+    let mut two = server.watch("/topics/b,a");
+    let mut other = server.watch("/topics/b");
     let mut client = Client::connect(server.address);
     for (method, path, subscribers) in
         [("POST", "/topics/a", 2), ("PUT", "/topics/a", 2), ("POST", "/topics/b", 2), ("POST", "/topics/c", 0)]
@@ -66,7 +60,7 @@ fn a_publish_answers_with_its_id_and_how_many_streams_it_went_to() {
 #[test]
 fn the_body_is_the_data_less_one_line_end_whatever_its_content_type() {
     let server = serve(&[]);
-    let mut events = subscribed(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     for (body, data) in [
         ("plain", "plain"),
         ("", ""),
@@ -94,7 +88,7 @@ fn the_body_is_the_data_less_one_line_end_whatever_its_content_type() {
 #[test]
 fn the_event_type_is_a_parameter_of_the_publish() {
     let server = serve(&[]);
-    let mut events = subscribed(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     let longest = "x".repeat(128);
     for (query, event) in [
         ("", "message"),
@@ -114,8 +108,8 @@ fn the_event_type_is_a_parameter_of_the_publish() {
 #[test]
 fn a_batch_is_parsed_as_an_event_stream_and_published_as_one() {
     let server = serve(&[]);
-    let mut events = subscribed(&server, "/topics/a");
-    let _other = subscribed(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
+    let _other = server.watch("/topics/a");
     let body = ": a comment\nid: 7\nretry: 5\ndata: one\n\n\
                 event: note\r\ndata: two\r\ndata:lines\r\n\r\n\
                 event: only\nid: 8\n\n\
@@ -146,7 +140,7 @@ fn a_batch_is_parsed_as_an_event_stream_and_published_as_one() {
 #[test]
 fn one_bad_block_refuses_the_whole_batch() {
     let server = serve(&[]);
-    let mut events = subscribed(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     let long = format!("data: fine\n\nevent: {}\ndata: bad\n\ndata: fine\n\n", "x".repeat(129));
     for (body, line) in [
         (&long[..], "an event type has at most 128 bytes\n"),
@@ -207,11 +201,9 @@ fn a_publish_that_cannot_be_is_refused_and_the_line_says_why() {
 }
 
 #[test]
-fn a_topic_name_is_1_to_128_bytes_without_control_characters_and_slashes() {
+fn a_topic_has_a_name_of_1_to_128_bytes_as_it_is_decoded() {
     let server = serve(&[]);
-    let (name, long, accents) = ("x".repeat(128), "x".repeat(129), "%C3%A9".repeat(64));
-    let many: Vec<_> = (0..65).map(|n| n.to_string()).collect();
-    let (sixty_four, sixty_five) = (many[..64].join(","), many.join(","));
+    let (name, accents, sixty_four) = ("x".repeat(128), "%C3%A9".repeat(64), numbers(64));
     let twice = format!("{sixty_four},0,1,2");
     for names in [
         "a",
@@ -234,6 +226,27 @@ fn a_topic_name_is_1_to_128_bytes_without_control_characters_and_slashes() {
     ] {
         assert_eq!(server.get(&format!("/topics/{names}?poll=1")), (200, "retry: 3000\n\n".to_owned()), "{names}");
     }
+    // A name is what is decoded, however it was written.
+    let mut events = server.watch("/topics/caf%c3%a9%20+");
+    assert_eq!(json_member(&server.get("/topics").1, "name"), "café +");
+    server.publish("/topics/%63af%C3%A9%20%2B", "x");
+    assert_eq!(events.expect_next().data, "x");
+    // Named twice, it is subscribed to once.
+    let mut events = server.watch("/topics/a,a");
+    assert!(server.post("/topics/a", "once").1.ends_with("\"subscribers\":1}\n"));
+    server.publish("/topics/a", "then");
+    assert_eq!(events.take_data(2), ["once", "then"]);
+}
+
+/// As many topics in a list, named by their numbers.
+fn numbers(count: usize) -> String {
+    (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn what_is_no_topic_name_is_refused_in_a_line() {
+    let server = serve(&[]);
+    let (long, accents, sixty_five) = ("x".repeat(129), "%C3%A9".repeat(64), numbers(65));
     let length = "a topic name has 1 to 128 bytes\n";
     let form = "a topic name holds no control character, / or comma, and is not . or ..\n";
     for (names, line) in [
@@ -266,16 +279,6 @@ fn a_topic_name_is_1_to_128_bytes_without_control_characters_and_slashes() {
         }
         assert_eq!(server.post(&format!("/topics/{names}"), "x"), (400, line.to_owned()), "POST {names}");
     }
-    // A name is what is decoded, however it was written.
-    let mut events = subscribed(&server, "/topics/caf%c3%a9%20+");
-    assert_eq!(json_member(&server.get("/topics").1, "name"), "café +");
-    server.publish("/topics/%63af%C3%A9%20%2B", "x");
-    assert_eq!(events.expect_next().data, "x");
-    // Named twice, it is subscribed to once.
-    let mut events = subscribed(&server, "/topics/a,a");
-    assert!(server.post("/topics/a", "once").1.ends_with("\"subscribers\":1}\n"));
-    server.publish("/topics/a", "then");
-    assert_eq!(events.take_data(2), ["once", "then"]);
 }
 
 #[test]
@@ -306,7 +309,7 @@ fn a_parameter_that_means_nothing_is_refused_in_a_line() {
 fn topics_are_listed_with_subscribers_events_and_newest_id() {
     let server = serve(&["--history", "2"]);
     assert_eq!(server.get("/topics"), (200, "[]\n".to_owned()));
-    let events = subscribed(&server, "/topics/quiet,busy");
+    let events = server.watch("/topics/quiet,busy");
     let quiet = r#"{"name":"quiet","subscribers":1,"events":0,"newest":null}"#;
     let busy = r#"{"name":"busy","subscribers":1,"events":0,"newest":null}"#;
     assert_eq!(server.get("/topics").1, format!("[{busy},{quiet}]\n"));
@@ -330,7 +333,7 @@ fn a_topic_that_keeps_nothing_is_there_for_as_long_as_somebody_is_subscribed() {
     let server = serve(&["--history", "0"]);
     server.publish("/topics/a", "x");
     assert_eq!(server.get("/topics").1, "[]\n");
-    let events = subscribed(&server, "/topics/a");
+    let events = server.watch("/topics/a");
     let id = server.publish("/topics/a", "x");
     let listed = format!("[{{\"name\":\"a\",\"subscribers\":1,\"events\":0,\"newest\":\"{id}\"}}]\n");
     assert_eq!(server.get("/topics").1, listed);
@@ -355,11 +358,11 @@ fn a_new_topic_takes_the_place_of_the_least_recently_published_idle_one() {
     }
     server.publish("/topics/d", "x");
     assert_eq!(names(&server), ["a", "c", "d"], "b was the least recently published");
-    let events = subscribed(&server, "/topics/c");
+    let events = server.watch("/topics/c");
     server.publish("/topics/e", "x");
     assert_eq!(names(&server), ["c", "d", "e"], "c has a subscriber");
     // A stream's own topics do not give way to each other.
-    let both = subscribed(&server, "/topics/d,f");
+    let both = server.watch("/topics/d,f");
     assert_eq!(names(&server), ["c", "d", "f"]);
     let kept = |topic: &str| server.get(&format!("/topics/{topic}?poll=1")).1.matches("data: x").count();
     assert_eq!((kept("c"), kept("d"), kept("e")), (1, 1, 0));
@@ -409,7 +412,7 @@ fn who_may_only_read_takes_neither_all_history_away_nor_all_places() {
 #[test]
 fn a_delayed_publish_gets_its_id_when_it_is_due() {
     let server = serve(&[]);
-    let mut events = subscribed(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     let begin = Instant::now();
     for (delay, ms) in [("300ms", 300), ("1s", 1_000)] {
         let answer = server.post(&format!("/topics/a?delay={delay}&event=later"), delay);
@@ -449,7 +452,7 @@ fn delayed_publishes_are_bounded_by_number_and_those_left_at_the_end_are_told() 
         let head = client.read_head();
         (head.status, client.read_body(&head))
     };
-    let mut events = subscribed(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     for n in 0..1_023 {
         assert_eq!(publish("1h").0, 202, "{n}");
     }
@@ -567,6 +570,50 @@ impl Drop for Chatty {
     }
 }
 
+/// A stream that ends as its path says; all but the witness's own have something chatty to take with them.
+fn chat(hub: &Hub, path: &str, stream: Stream) -> Result<(), Closed> {
+    let all = [topic("all")];
+    let chatty = |name| Chatty { hub: hub.clone(), name };
+    let name = match path {
+        "/witness" => return hub.subscribe(stream, &all, None),
+        "/left" => "left",
+        "/behind" => "behind",
+        "/limited" => "limited",
+        "/panicked" => "panicked",
+        _ => return stream.every(Duration::from_millis(5), chatty("timed").take(3)),
+    };
+    let stream = if name == "limited" { stream.end_after(20) } else { stream };
+    hub.subscribe(stream.clone(), &all, None)?;
+    hub.publish(&all[0], &Event::data(format!("welcome {name}"))).expect("published");
+    let chatty = chatty(name);
+    if name == "panicked" {
+        let _held = (stream, chatty);
+        panic!("on purpose");
+    }
+    // The limited one's timer sleeps while somebody else's publish brings the stream to its end.
+    let period = Duration::from_millis(if name == "limited" { 3_600_000 } else { 5 });
+    stream.every(period, chatty)
+}
+
+/// Waits until the witness has seen a text, by now or before.
+fn seen_by(mut witness: Events) -> impl FnMut(&str) {
+    let mut seen = HashSet::new();
+    move |text| {
+        while !seen.contains(text) {
+            seen.insert(witness.expect_next().data);
+        }
+    }
+}
+
+/// Publishes on a thread of its own, so that a publish which never returns fails the test and does not hang it.
+fn beside(hub: Hub) -> impl Fn(Event) {
+    let (publish, published) = channel::<Event>();
+    std::thread::spawn(move || {
+        published.iter().for_each(|event| drop(hub.publish(&topic("all"), &event).expect("published")));
+    });
+    move |event| publish.send(event).unwrap()
+}
+
 /// What belongs to a stream (its timers, and what they captured) goes when the stream does, also when that is in the
 /// middle of a publish. It may publish itself: if it went under one of the hub's locks, that would be the end.
 #[test]
@@ -575,47 +622,12 @@ fn what_a_stream_takes_with_it_may_publish_however_the_stream_ends() {
     let own = hub.clone();
     let server = InProcess::start(Config { queue_bytes: 128 << 10, ..Config::default() }, move |request| {
         let (hub, path) = (own.clone(), request.path().to_owned());
-        Response::stream(move |stream| {
-            let all = [topic("all")];
-            let name = match &path[..] {
-                "/witness" => return hub.subscribe(stream, &all, None),
-                "/left" => "left",
-                "/behind" => "behind",
-                "/limited" => "limited",
-                "/panicked" => "panicked",
-                _ => {
-                    let chatty = Chatty { hub, name: "timed" };
-                    return stream.every(Duration::from_millis(5), chatty.take(3));
-                }
-            };
-            let stream = if name == "limited" { stream.end_after(20) } else { stream };
-            hub.subscribe(stream.clone(), &all, None)?;
-            hub.publish(&all[0], &Event::data(format!("welcome {name}"))).expect("published");
-            let chatty = Chatty { hub: hub.clone(), name };
-            if name == "panicked" {
-                let _held = (stream, chatty);
-                panic!("on purpose");
-            }
-            // The limited one's timer sleeps while somebody else's publish brings the stream to its end.
-            let period = Duration::from_millis(if name == "limited" { 3_600_000 } else { 5 });
-            stream.every(period, chatty)
-        })
+        Response::stream(move |stream| chat(&hub, &path, stream))
     });
     let mut witness = Events::open(server.address, "/witness", "");
     assert_eq!(witness.expect_next().event, "tidings:open");
-    let mut seen = HashSet::new();
-    let mut wait_for = |text: &str| {
-        while !seen.contains(text) {
-            seen.insert(witness.expect_next().data);
-        }
-    };
-
-    // On a thread of its own, so that a publish which never returns fails the test and does not hang it.
-    let (publish, published) = channel();
-    std::thread::spawn(move || {
-        published.iter().for_each(|event| drop(hub.publish(&topic("all"), &event).expect("published")));
-    });
-    let publish = |event: Event| publish.send(event).unwrap();
+    let mut wait_for = seen_by(witness);
+    let publish = beside(hub);
 
     let mut left = Events::open(server.address, "/left", "");
     assert_eq!(left.expect_next().event, "tidings:open");

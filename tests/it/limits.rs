@@ -195,8 +195,7 @@ fn expect_408(numbers: &[(Kind, usize)]) {
     let server = Tidings::start(&["serve", "--quiet"]);
     let kinds = numbers.iter().flat_map(|(kind, number)| std::iter::repeat_n(*kind, *number));
     let mut dawdlers: Vec<_> = kinds.map(|kind| Dawdler::start(server.address, kind)).collect();
-    let mut live = server.subscribe("/topics/live");
-    assert_eq!(live.expect_next().event, "tidings:open");
+    let mut live = server.watch("/topics/live");
     let mut others = Vec::new();
     let mut next_byte = Instant::now();
     while dawdlers.iter().any(Dawdler::is_here) {
@@ -582,8 +581,7 @@ fn a_client_that_sends_on_and_on_after_its_answer_is_cut() {
 #[test]
 fn what_is_sent_onto_an_open_stream_is_kept_up_to_8_kib_and_cut_beyond() {
     let server = Tidings::start(&["serve"]);
-    let mut events = server.subscribe("/topics/a?limit=1");
-    assert_eq!(events.expect_next().event, "tidings:open");
+    let mut events = server.watch("/topics/a?limit=1");
     let request = head_of(2 * 1024);
     (0..4).for_each(|_| events.client.send(&request));
     server.publish("/topics/a", "x");
@@ -594,8 +592,7 @@ fn what_is_sent_onto_an_open_stream_is_kept_up_to_8_kib_and_cut_beyond() {
         assert_eq!((head.status, events.client.read_body(&head)), (200, "ok\n".to_owned()));
     }
 
-    let mut events = server.subscribe("/topics/a");
-    assert_eq!(events.expect_next().event, "tidings:open");
+    let mut events = server.watch("/topics/a");
     (0..4).for_each(|_| events.client.send(&request));
     server.publish("/topics/a", "still open");
     assert_eq!(events.expect_next().data, "still open");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tidings::{Closed, Config, Event, Response, Scheduler, Server, Timer};
+use tidings::{Closed, Config, Event, Response, Scheduler, Server, Stream, Timer};
 
 const PERIOD: Duration = Duration::from_millis(5);
 
@@ -105,6 +105,18 @@ impl Drop for Sentinel {
     }
 }
 
+/// Streams of which each is given a sentinel to hold, and what tells that it is gone.
+fn guarded(open: fn(Stream, Sentinel) -> Result<(), Closed>) -> (InProcess, Receiver<Arc<AtomicBool>>) {
+    let (sender, receiver) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let server = InProcess::start(Config::default(), move |_| {
+        let (sentinel, is_gone) = Sentinel::new();
+        sender.lock().unwrap().send(is_gone).unwrap();
+        Response::stream(move |stream| open(stream, sentinel))
+    });
+    (server, receiver)
+}
+
 /// Waits until no timer runs any more: none in a time in which each of these tests' timers would have run.
 fn expect_silence(server: &InProcess) {
     eventually("no timer runs", || {
@@ -196,20 +208,12 @@ fn a_stream_that_many_share_keeps_all_its_timers() {
 
 #[test]
 fn a_stream_whose_client_left_gives_back_its_timer_and_what_it_holds() {
-    let (sender, receiver) = mpsc::channel();
-    let sender = Mutex::new(sender);
-    let server = InProcess::start(Config::default(), move |_| {
-        let (sentinel, is_gone) = Sentinel::new();
-        sender.lock().unwrap().send(is_gone).unwrap();
-        Response::stream(move |stream| {
-            stream.every(
-                PERIOD,
-                std::iter::repeat_with(move || {
-                    sentinel.touch();
-                    Event::data("tick")
-                }),
-            )
-        })
+    let (server, receiver) = guarded(|stream, sentinel| {
+        let ticks = std::iter::repeat_with(move || {
+            sentinel.touch();
+            Event::data("tick")
+        });
+        stream.every(PERIOD, ticks)
     });
     let mut all: Vec<_> = (0..20).map(|_| open(&server, "/")).collect();
     all.iter_mut().for_each(|events| drop(events.expect_next()));
@@ -231,21 +235,13 @@ fn a_stream_whose_client_left_gives_back_its_timer_and_what_it_holds() {
 /// A client that leaves is noticed without the help of the timer's next write.
 #[test]
 fn a_slow_timer_goes_with_its_client_and_not_at_its_next_run() {
-    let (sender, receiver) = mpsc::channel();
-    let sender = Mutex::new(sender);
-    let server = InProcess::start(Config::default(), move |_| {
-        let (sentinel, is_gone) = Sentinel::new();
-        sender.lock().unwrap().send(is_gone).unwrap();
-        Response::stream(move |stream| {
-            stream.send(&Event::data("hello"))?;
-            stream.every(
-                Duration::from_secs(3600),
-                std::iter::from_fn(move || {
-                    sentinel.touch();
-                    None
-                }),
-            )
-        })
+    let (server, receiver) = guarded(|stream, sentinel| {
+        stream.send(&Event::data("hello"))?;
+        let nothing = std::iter::from_fn(move || {
+            sentinel.touch();
+            None
+        });
+        stream.every(Duration::from_secs(3600), nothing)
     });
     at_best("the timer's end", Duration::from_millis(50), || {
         let mut events = open(&server, "/");

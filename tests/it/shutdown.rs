@@ -52,13 +52,6 @@ fn stop(server: &mut Tidings, signal: &str) -> Duration {
     begun.elapsed()
 }
 
-/// A stream of the binary, opened and announced.
-fn watch(server: &Tidings, path: &str) -> Events {
-    let mut events = server.subscribe(path);
-    assert_eq!(events.expect_next().event, "tidings:open");
-    events
-}
-
 /// When a stream that was told of the end is to come back.
 fn told_to_return(events: &Events) -> u64 {
     let retry = events.parser.retry.unwrap();
@@ -90,7 +83,7 @@ fn streams_end_with_a_reconnection_time_of_their_own_in_the_last_chunk() {
     for signal in ["TERM", "INT"] {
         at_best(signal, LIMIT, || {
             let mut server = Tidings::start(&["serve"]);
-            let mut streams: Vec<_> = (0..30).map(|_| watch(&server, "/topics/a")).collect();
+            let mut streams: Vec<_> = (0..30).map(|_| server.watch("/topics/a")).collect();
             let closing = server.subscribe_with("/topics/a", "Connection: close\r\n");
             let bare = Events::open_as("HTTP/1.0", server.address, "/topics/a", "");
             let id = server.publish("/topics/a", "the last");
@@ -116,7 +109,7 @@ fn streams_end_with_a_reconnection_time_of_their_own_in_the_last_chunk() {
 #[test]
 fn streams_do_not_all_come_back_together() {
     let mut server = Tidings::start(&["serve"]);
-    let streams: Vec<_> = (0..100).map(|_| watch(&server, "/topics/a")).collect();
+    let streams: Vec<_> = (0..100).map(|_| server.watch("/topics/a")).collect();
     stop(&mut server, "TERM");
     let mut seconds = [0; 4];
     for mut events in streams {
@@ -153,7 +146,7 @@ fn what_is_queued_is_handed_out_first() {
 #[test]
 fn a_request_that_is_under_way_is_answered() {
     let mut server = Tidings::start(&["serve"]);
-    let mut events = watch(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     let mut publisher = publisher(server.address);
     server.signal("TERM");
     assert_eq!(events.next(), None, "streams end at once");
@@ -180,7 +173,7 @@ fn it_stops_in_time_whatever_is_under_way() {
             let sent = ["", "GET / HTT", PUBLISH, &half_a_body, in_chunks, poll, replay];
             let clients: Vec<_> = sent.iter().map(|bytes| client(server.address, bytes)).collect();
             // One that reads nothing, and has more waiting for it than the kernel takes.
-            let mut behind = watch(&server, "/topics/a");
+            let mut behind = server.watch("/topics/a");
             (0..3).for_each(|_| drop(server.publish("/topics/a", &megabyte)));
             let took = stop(&mut server, signal);
             // Cut, or through after all, if the kernel took it: but never taken for whole where a part is missing.
@@ -207,7 +200,7 @@ fn scenes_delayed_publishes_and_standard_input_hold_nothing_up() {
             command.stdin(Stdio::piped());
             let mut server = Tidings::start_command(command);
             let stdin = server.stdin(); // open, and nothing comes
-            let mut events = watch(&server, "/topics/a");
+            let mut events = server.watch("/topics/a");
             for delay in ["10s", "5m", "24h"] {
                 assert_eq!(server.post(&format!("/topics/a?delay={delay}"), "too late").0, 202);
             }
@@ -285,7 +278,7 @@ fn its_port_can_be_bound_again_at_once() {
     for _ in 0..3 {
         let mut persistent = client(address, OK);
         assert_eq!(persistent.read_head().status, 200);
-        let _events = watch(&server, "/topics/a");
+        let _events = server.watch("/topics/a");
         stop(&mut server, "TERM");
         server = Tidings::start(&["serve", "--listen", &address.to_string()]);
     }
@@ -307,7 +300,7 @@ fn a_log_that_nobody_reads_does_not_keep_it() {
         let mut command = Tidings::command(&["serve"]);
         command.stderr(Stdio::from(std::os::fd::OwnedFd::from(stderr)));
         let mut server = Tidings::start_command(command);
-        let _events = watch(&server, "/topics/a");
+        let _events = server.watch("/topics/a");
         assert_eq!(server.post("/topics/a?delay=1h", "of which the log would tell").0, 202);
         stop(&mut server, "TERM")
     });

@@ -91,6 +91,22 @@ struct Visit {
 }
 
 impl World {
+    fn start() -> World {
+        let (kept, queue) = (KEPT.to_string(), QUEUE.to_string());
+        let options = ["--history", &kept, "--history-bytes", "4MiB", "--queue-bytes", &queue];
+        let mut command = Tidings::command(&[&["serve"], &options[..]].concat());
+        command.env(ONE_ARENA.0, ONE_ARENA.1);
+        World {
+            server: Tidings::start_command(command),
+            phase: AtomicU64::new(Phase::Storm as u64),
+            begun: Default::default(),
+            done: Default::default(),
+            owed: AtomicU64::new(0),
+            visits: Mutex::default(),
+            cut: AtomicU64::new(0),
+        }
+    }
+
     fn is(&self, phase: Phase) -> bool {
         self.phase.load(Ordering::SeqCst) == phase as u64
     }
@@ -377,19 +393,7 @@ struct Peak {
 fn a_crowd_leaves_nothing_behind_and_misses_nothing() {
     let seconds = std::env::var("TIDINGS_SOAK_SECONDS").map_or(900, |seconds| seconds.parse().expect("seconds"));
     let seed = seeds().next().unwrap();
-    let (kept, queue) = (KEPT.to_string(), QUEUE.to_string());
-    let options = ["--history", &kept, "--history-bytes", "4MiB", "--queue-bytes", &queue];
-    let mut command = Tidings::command(&[&["serve"], &options[..]].concat());
-    command.env(ONE_ARENA.0, ONE_ARENA.1);
-    let world = World {
-        server: Tidings::start_command(command),
-        phase: AtomicU64::new(Phase::Storm as u64),
-        begun: Default::default(),
-        done: Default::default(),
-        owed: AtomicU64::new(0),
-        visits: Mutex::default(),
-        cut: AtomicU64::new(0),
-    };
+    let world = World::start();
     let pid = world.server.pid();
     let mut random = seed.random(0);
     let mut client = Client::connect(world.server.address);

@@ -46,13 +46,6 @@ fn publish_each(server: &Tidings, texts: &[&str]) {
     texts.iter().for_each(|text| drop(server.publish("/topics/a", text)));
 }
 
-/// Opens a stream and reads its beginning.
-fn watch(server: &Tidings, path: &str) -> Events {
-    let mut events = server.subscribe(path);
-    assert_eq!(events.expect_next().event, "tidings:open");
-    events
-}
-
 /// The next chunk, as text.
 fn chunk(events: &mut Events) -> String {
     String::from_utf8(events.client.read_chunk().expect("the stream goes on")).unwrap()
@@ -187,7 +180,7 @@ fn a_client_that_wants_to_close_gets_chunks_a_last_chunk_and_the_close() {
 #[test]
 fn one_event_is_one_chunk() {
     let server = serve(&[]);
-    let mut events = watch(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     for n in 0..20 {
         let id = server.publish("/topics/a", &n.to_string());
         let typed = server.publish("/topics/a?event=note", &n.to_string());
@@ -206,7 +199,7 @@ fn one_event_is_one_chunk() {
 fn a_batch_is_one_write_to_each_subscriber() {
     let server = serve(&[]);
     let batch = "data: one\n\nevent: note\ndata: two\n\ndata: three\ndata: lines\n\nid: 7\nretry: 1\n: no\ndata: four\n\ndata: five";
-    let mut all = [watch(&server, "/topics/a"), watch(&server, "/topics/a,b")];
+    let mut all = [server.watch("/topics/a"), server.watch("/topics/a,b")];
     for _ in 0..10 {
         let (status, answer) = server.post_with("/topics/a", "Content-Type: text/event-stream\r\n", batch);
         assert_eq!(status, 200, "{answer}");
@@ -229,7 +222,7 @@ fn a_batch_is_one_write_to_each_subscriber() {
 #[test]
 fn each_line_of_a_text_gets_a_data_field_of_its_own() {
     let server = serve(&[]);
-    let mut events = watch(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     for (body, fields) in [
         ("one", "data: one\n"),
         ("one\n", "data: one\n"),
@@ -249,7 +242,7 @@ fn each_line_of_a_text_gets_a_data_field_of_its_own() {
 #[test]
 fn head_of_a_stream_is_the_head_alone_and_the_connection_goes_on() {
     let server = serve(&[]);
-    let streamed = watch(&server, "/topics/a");
+    let streamed = server.watch("/topics/a");
     let mut client = Client::connect(server.address);
     for path in ["/topics/a", "/topics/a,b?limit=3", "/topics/a?poll=1"] {
         client.send(format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n{}", get("/healthz")));
@@ -355,7 +348,7 @@ fn a_request_behind_a_stream_is_answered_when_the_stream_has_ended() {
 fn an_idle_stream_gets_heartbeats_and_never_early() {
     let server = serve(&["--heartbeat", "100ms"]);
     let opened = Instant::now();
-    let mut events = watch(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     for n in 1..=4 {
         assert_eq!(chunk(&mut events), ": \n\n");
         assert!(opened.elapsed() >= n * Duration::from_millis(100), "heartbeat {n} after {:?}", opened.elapsed());
@@ -368,7 +361,7 @@ fn an_idle_stream_gets_heartbeats_and_never_early() {
     assert!(before.elapsed() >= Duration::from_millis(100), "{:?}", before.elapsed());
 
     at_best("a heartbeat", Duration::from_millis(20), || {
-        let mut events = watch(&server, "/topics/a");
+        let mut events = server.watch("/topics/a");
         let opened = Instant::now();
         chunk(&mut events);
         opened.elapsed().saturating_sub(Duration::from_millis(100))
@@ -405,7 +398,7 @@ fn a_busy_stream_gets_no_heartbeat() {
 fn a_client_that_closes_is_noticed_within_50_ms() {
     let server = serve(&[]);
     let notice = |leave: fn(Events)| {
-        let events = watch(&server, "/topics/a");
+        let events = server.watch("/topics/a");
         let line = format!("{} /topics/a left after ", events.client.socket.local_addr().unwrap());
         let left = Instant::now();
         leave(events);
@@ -481,7 +474,7 @@ fn a_poll_gives_what_is_kept_and_ends() {
 #[test]
 fn a_limit_ends_a_stream_after_so_many_events_also_within_a_batch() {
     let server = serve(&["--heartbeat", "100ms"]);
-    let mut events = watch(&server, "/topics/a?limit=3");
+    let mut events = server.watch("/topics/a?limit=3");
     chunk(&mut events); // a heartbeat, which does not count, nor did the announcement
     server.publish("/topics/a", "one");
     let batch: String = ["two", "three", "four", "five"].map(|text| format!("data: {text}\n\n")).concat();
@@ -720,7 +713,7 @@ fn topics_are_listed_as_json() {
     server.publish("/topics/b", "one");
     let newest = server.publish("/topics/b", "two");
     let quoted = server.publish("/topics/say%20%22%E4%BD%A0%E5%A5%BD%22%5C", "x");
-    let _watching = [watch(&server, "/topics/b,c"), watch(&server, "/topics/c")];
+    let _watching = [server.watch("/topics/b,c"), server.watch("/topics/c")];
     let topics = list();
     let told: Vec<_> = topics
         .list()
@@ -776,7 +769,7 @@ fn topic_names_are_decoded_then_split_at_commas_and_held_to_their_bounds() {
         assert_eq!(head.status, status, "{names}: {body}");
     }
     // Duplicates count once: the stream gets an event of such a topic once.
-    let mut events = watch(&server, "/topics/a,b,a,%61");
+    let mut events = server.watch("/topics/a,b,a,%61");
     server.publish("/topics/a", "x");
     server.publish("/topics/b", "y");
     assert_eq!(events.take_data(2), ["x", "y"]);
@@ -791,7 +784,7 @@ fn topic_names_are_decoded_then_split_at_commas_and_held_to_their_bounds() {
 #[test]
 fn publishing_answers_the_id_and_how_many_events_and_subscribers_there_were() {
     let server = serve(&[]);
-    let mut events = watch(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     for (method, target, fields) in [
         ("POST", "/topics/a", ""),
         ("PUT", "/topics/a", ""),
@@ -818,7 +811,7 @@ fn publishing_answers_the_id_and_how_many_events_and_subscribers_there_were() {
 #[test]
 fn what_cannot_be_published_is_refused_in_one_line() {
     let server = serve(&[]);
-    let mut events = watch(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     let batch = "Content-Type: text/event-stream; charset=utf-8\r\n";
     let long = format!("/topics/a?event={}", "x".repeat(129));
     for (target, fields, body) in [
@@ -856,7 +849,7 @@ fn what_cannot_be_published_is_refused_in_one_line() {
 #[test]
 fn a_delayed_publish_comes_when_it_is_due_and_gets_its_id_then() {
     let server = serve(&[]);
-    let mut events = watch(&server, "/topics/a");
+    let mut events = server.watch("/topics/a");
     let (asked, asked_at) = (Instant::now(), unix_time());
     let (status, answer) = server.post("/topics/a?delay=300ms&event=late", "later\n");
     assert_eq!((status, &answer[..]), (202, "{\"delay_ms\":300}\n"));
@@ -965,7 +958,7 @@ fn metrics_are_well_formed_and_begin_at_nothing() {
 #[test]
 fn metrics_tell_what_was_done() {
     let server = serve(&[]);
-    let mut watching = watch(&server, "/topics/a");
+    let mut watching = server.watch("/topics/a");
     publish_each(&server, &["one", "two"]);
     server.post_with("/topics/a", "Content-Type: text/event-stream\r\n", "data: 3\n\ndata: 4\n\ndata: 5\n\n");
     server.post("/topics/a?delay=1ms", "6");
@@ -1012,7 +1005,7 @@ fn metrics_tell_what_was_done() {
 #[ignore = "needs promtool: .ci/install metrics"]
 fn promtool_has_nothing_to_say_of_the_metrics() {
     let server = serve(&[]);
-    let mut watching = watch(&server, "/topics/a");
+    let mut watching = server.watch("/topics/a");
     publish_each(&server, &["one", "two"]);
     server.post("/topics/a?delay=1ms", "3");
     watching.take_data(3);

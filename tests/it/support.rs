@@ -178,6 +178,13 @@ impl Tidings {
         self.subscribe_with(path, "")
     }
 
+    /// Subscribes to topics, and returns when what is published from now on comes.
+    pub fn watch(&self, path: &str) -> Events {
+        let mut events = self.subscribe(path);
+        assert_eq!(events.expect_next().event, "tidings:open");
+        events
+    }
+
     /// Opens an event stream with further field lines, each with its CRLF.
     pub fn subscribe_with(&self, path: &str, fields: &str) -> Events {
         Events::open(self.address, path, fields)

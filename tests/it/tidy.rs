@@ -215,3 +215,39 @@ fn the_limits_in_the_readme_are_those_of_the_code() {
     }
     assert!(readme.lines().count() <= 180, "the README has {} lines", readme.lines().count());
 }
+
+#[test]
+fn functions_are_short() {
+    for path in ["src", "tests", "examples"].iter().flat_map(|folder| all_sources(&Path::new(ROOT).join(folder))) {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let (code, indent) = (line.trim_start(), line.len() - line.trim_start().len());
+            let is_begin = code.starts_with("fn ") || code.starts_with("pub") && code.contains(" fn ");
+            // As rustfmt writes it: the end stands under the beginning, or on the same line.
+            let end = format!("{:indent$}}}", "");
+            if is_begin && !code.ends_with(['}', ';']) {
+                let length =
+                    1 + lines[at..].iter().position(|line| *line == end).unwrap_or_else(|| panic!("{path:?}: {line}"));
+                assert!(length <= 60, "{path:?}:{}: {length} lines: {line}", at + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_six_lines_stand_twice() {
+    let mut places = BTreeMap::new();
+    for path in ["src", "examples"].iter().flat_map(|folder| all_sources(&Path::new(ROOT).join(folder))) {
+        let code = code_of(&fs::read_to_string(&path).unwrap());
+        // Imports repeat by their nature.
+        let lines: Vec<_> = code.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("use ")).collect();
+        for (at, six) in lines.windows(6).enumerate() {
+            let place = (path.clone(), at);
+            if let Some(other) = places.insert(six.join("\n"), place.clone()) {
+                panic!("{other:?} and {place:?} have\n{}", six.join("\n"));
+            }
+        }
+    }
+    assert!(places.len() > 3000, "the sources were not found");
+}
