@@ -16,6 +16,26 @@ use std::net::IpAddr;
 const PREFLIGHT_MAX_AGE: &str = "7200";
 
 /// What is allowed beyond the server's own host and origin. The default allows nothing more.
+///
+/// As [`Config::access`](crate::Config::access) the server itself refuses foreign hosts, and adds the fields by which
+/// browsers let other origins read. What only your handler can know it asks for itself: whether a request reads or
+/// publishes.
+///
+/// ```
+/// use tidings::{Access, Request, Response};
+///
+/// fn answer(access: &Access, request: &Request) -> Result<Response, Response> {
+///     if let Some(preflight) = access.preflight(request) {
+///         return Ok(preflight);
+///     }
+///     if request.method() == "POST" {
+///         access.may_publish(request)?;
+///     } else {
+///         access.may_read(request)?;
+///     }
+///     Ok(Response::text(200, "welcome"))
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     /// Host names the server answers to, besides those it always does: `localhost`, `*.localhost` and loopback

@@ -284,7 +284,7 @@ fn full(wants_event_stream: bool) -> Response {
 /// The connection's bytes.
 struct Wire {
     socket: Arc<TcpStream>,
-    /// What has come and is not yet used. At most a head's length and one read.
+    /// What has come and is not yet used: at most the longest head or body, and one read.
     buffer: Vec<u8>,
     /// A body was announced and nobody has read it whole.
     has_unread_body: bool,

@@ -79,6 +79,14 @@ impl Event {
     /// The events of an event stream, parsed as section 9.2.6 says, with two differences that suit a batch to publish: a
     /// last block counts even without its blank line, and `id`, `retry` and comments are ignored.
     ///
+    /// ```
+    /// # fn main() -> tidings::Result<()> {
+    /// let events = tidings::Event::parse("event: note\ndata: one\n\ndata: two")?;
+    /// assert_eq!(events.len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// If an event type is one that [`EventType::new`] refuses. One bad block refuses all.

@@ -184,6 +184,17 @@ impl Hub {
     /// data: {"position":"1763712000000-9"}
     /// ```
     ///
+    /// A handler that gives topics to all who ask:
+    ///
+    /// ```
+    /// use tidings::{Hub, Request, Response, Topic};
+    ///
+    /// fn answer(hub: &Hub, topics: &[Topic], request: &Request) -> Response {
+    ///     let (hub, topics, after) = (hub.clone(), topics.to_vec(), request.last_event_id());
+    ///     Response::stream(move |stream| hub.subscribe(stream, &topics, after.as_deref()))
+    /// }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Why the stream is over. [`Closed::Full`]: there is no room for these topics; the client has been told to come

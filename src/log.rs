@@ -18,6 +18,14 @@ const USUAL_LINE: usize = 128;
 
 /// The server's log, for lines of one's own: they go to [`Config::log`](crate::Config::log). From
 /// [`Server::log`](crate::Server::log); clones are the same log.
+///
+/// ```
+/// # fn main() -> tidings::Result<()> {
+/// # let server = tidings::Server::bind("127.0.0.1:0", tidings::Config::default())?;
+/// server.log().line(format_args!("serves {} pages", 7));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Log {
     /// None where nobody reads.

@@ -112,7 +112,7 @@ pub(crate) struct Piece {
 
 /// The next piece of these logs after `position`: at most `max_bytes` of memory, but one event at the least.
 ///
-/// It costs a look at each log for each event. Logs are at most 64, and the piece is bounded.
+/// It costs a look at each log for each event. A list of topics has at most 64, and the piece is bounded.
 pub(crate) fn merge(logs: &[&ReplayLog], position: Option<Position>, max_bytes: usize) -> Piece {
     let mut rests: Vec<_> = logs.iter().map(|log| log.kept.range(log.start(position)..).peekable()).collect();
     let mut piece = Piece { frames: Vec::new(), first: None, last: None, is_all: true };

@@ -75,6 +75,17 @@ impl Response {
     /// as somebody holds that or a clone of it, so `open` may hand it on and return. What it returns changes nothing;
     /// it is a `Result` so that `?` works.
     ///
+    /// ```
+    /// use tidings::{Event, Response};
+    ///
+    /// let response = Response::stream(|stream| {
+    ///     stream.send(&Event::data("at once"))?;
+    ///     std::thread::spawn(move || stream.send(&Event::data("later"))); // which drops the stream: it ends
+    ///     Ok(())
+    /// });
+    /// # let _ = response;
+    /// ```
+    ///
     /// To `HEAD` the fields are sent alone, and `open` is not called.
     pub fn stream(open: impl FnOnce(Stream) -> Result<(), Closed> + Send + 'static) -> Response {
         let fields = vec![

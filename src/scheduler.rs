@@ -35,6 +35,18 @@ const SAMPLES: usize = 512;
 ///
 /// A closure that blocks makes the others late: hand long work to a thread of its own. How late they are is told by
 /// [`Counts::lateness`](crate::Counts::lateness). A closure that panics is dropped, and nothing else is harmed.
+///
+/// ```
+/// # fn main() -> tidings::Result<()> {
+/// # let server = tidings::Server::bind("127.0.0.1:0", tidings::Config::default())?;
+/// use std::time::Duration;
+/// let scheduler = server.scheduler();
+/// scheduler.once(Duration::from_secs(240), || { /* the tea is ready */ })?.detach();
+/// let ticking = scheduler.every(Duration::from_secs(1), || { /* the clock ticks */ })?;
+/// drop(ticking); // and now it does not
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Scheduler {
     shared: Arc<Shared>,

@@ -309,6 +309,16 @@ impl Stop {
 }
 
 /// Stops a server. Clones stop the same one.
+///
+/// ```
+/// # fn main() -> tidings::Result<()> {
+/// # let server = tidings::Server::bind("127.0.0.1:0", tidings::Config::default())?;
+/// let stopper = server.stopper();
+/// std::thread::spawn(move || stopper.stop()); // when your program is through
+/// server.run(|_| tidings::Response::text(200, "hello"))?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Stopper {
     stop: Arc<Stop>,

@@ -123,14 +123,13 @@ fn failed(error: tidings::Error) -> Failure {
 }
 
 fn resolve(listen: &str) -> Result<Vec<SocketAddr>, Failure> {
-    let failure = |why: &dyn std::fmt::Display| Failure::System(format!("bind {listen}: {why}"));
-    let addresses: Vec<_> = listen.to_socket_addrs().map_err(|error| failure(&error))?.collect();
-    if addresses.is_empty() { Err(failure(&"the name has no address")) } else { Ok(addresses) }
+    let addresses = listen.to_socket_addrs();
+    addresses.map(Iterator::collect).map_err(|error| Failure::System(format!("bind {listen}: {error}")))
 }
 
 /// Binds to the first address that can be: a name may have several, and only one of them be this box's.
 fn bind(addresses: &[SocketAddr], config: &Config) -> Result<Server, Failure> {
-    let mut outcome = Err(Failure::System("there is no address to bind".to_owned()));
+    let mut outcome = Err(Failure::System("bind: the name has no address".to_owned()));
     for address in addresses {
         outcome = Server::bind(address, config.clone()).map_err(failed);
         if outcome.is_ok() {
