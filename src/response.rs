@@ -7,6 +7,7 @@
 use crate::queue::Closed;
 use crate::stream::Stream;
 use std::fmt;
+use std::io::Write;
 
 /// Opens the stream on the connection's own thread, once the head is on its way.
 pub(crate) type Open = Box<dyn FnOnce(Stream) -> Result<(), Closed> + Send>;
@@ -149,13 +150,8 @@ pub(crate) fn encode_head(
     // The server's own lines are some 180 bytes at the most; a field costs four bytes more than its text.
     let size = 192 + date.len() + fields.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
     let mut head = Vec::with_capacity(size);
-    head.extend_from_slice(b"HTTP/1.1 ");
-    push_decimal(&mut head, usize::from(status));
-    head.push(b' ');
-    head.extend_from_slice(reason(status).as_bytes());
-    head.extend_from_slice(b"\r\nDate: ");
-    head.extend_from_slice(date.as_bytes());
-    head.extend_from_slice(b"\r\nX-Content-Type-Options: nosniff\r\n");
+    // Writing to a Vec cannot fail; nor below.
+    let _ = write!(head, "HTTP/1.1 {status} {}\r\nDate: {date}\r\nX-Content-Type-Options: nosniff\r\n", reason(status));
     for (name, value) in fields {
         if is_token(name) && !contains(&OWNED, name) {
             push_field(&mut head, name, value);
@@ -165,11 +161,7 @@ pub(crate) fn encode_head(
         _ if matches!(status, 204 | 304) => {}
         Framing::UntilClose => {}
         Framing::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-        Framing::Length(length) => {
-            head.extend_from_slice(b"Content-Length: ");
-            push_decimal(&mut head, length);
-            head.extend_from_slice(b"\r\n");
-        }
+        Framing::Length(length) => _ = write!(head, "Content-Length: {length}\r\n"),
     }
     let persistent = keep_alive && framing != Framing::UntilClose;
     head.extend_from_slice(if persistent { b"Connection: keep-alive\r\n\r\n" } else { b"Connection: close\r\n\r\n" });
@@ -181,20 +173,6 @@ fn push_field(head: &mut Vec<u8>, name: &str, value: &str) {
     head.extend_from_slice(b": ");
     head.extend(value.bytes().map(|byte| if byte.is_ascii_control() { b' ' } else { byte }));
     head.extend_from_slice(b"\r\n");
-}
-
-fn push_decimal(head: &mut Vec<u8>, number: usize) {
-    let mut digits = [0; 20]; // usize::MAX has 20 at the most
-    let (mut at, mut rest) = (digits.len(), number);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    head.extend_from_slice(&digits[at..]);
 }
 
 fn contains(names: &[&str], name: &str) -> bool {
