@@ -40,7 +40,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(75);
 const LINGER_LIMIT: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// What a client may send onto an open stream: some pipelined requests.
+/// What a client may send onto an open stream: some requests ahead of time, which HTTP/1.1 calls pipelining and which
+/// are answered when the stream has ended.
 const MAX_PIPELINED: usize = 8 * 1024;
 
 /// A clean end does not wake this thread; the client's next request does. One that is here already cannot, so with bytes

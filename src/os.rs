@@ -31,8 +31,8 @@ pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// does not hide megabytes behind the outbox's own bound.
 pub(crate) const NOTSENT_LOWAT: u32 = 16 * 1024;
 
-/// The backlog asked for; the system cuts it to its own bound (`net.core.somaxconn` on Linux). `std` asks for 128, and
-/// when thousands connect at once the connections that do not fit retry after a second or more.
+/// How many connections may wait to be accepted, the backlog; the system cuts it to its own bound (`net.core.somaxconn`
+/// on Linux). `std` asks for 128, and when thousands connect at once those that do not fit retry after a second or more.
 const BACKLOG: i32 = 4096;
 
 /// Waits until the socket is ready or `until` has come, and says whether it is ready.
@@ -408,8 +408,8 @@ pub(crate) use elsewhere::*;
 #[cfg(unix)]
 pub(crate) use unix::*;
 
-/// Makes a fresh connection what every connection of the server is: non-blocking for life, without Nagle's delay, and
-/// with probes that find a peer that vanished.
+/// Makes a fresh connection what every connection of the server is: non-blocking for life, without Nagle's delay (which
+/// holds a small write back until the one before it is acknowledged), and with probes that find a peer that vanished.
 ///
 /// Only non-blocking is a must. An option that the system does not know leaves a working server.
 pub(crate) fn prepare(socket: &TcpStream) -> io::Result<()> {

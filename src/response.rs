@@ -132,7 +132,9 @@ impl fmt::Debug for Response {
 /// How the client is told where the body ends (RFC 9112, section 6). The answer to `HEAD` has the framing of its `GET`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
+    /// So many bytes follow the head.
     Length(usize),
+    /// Pieces, each behind its length, up to one of length 0: nobody needs to know beforehand how much will come.
     Chunked,
     /// The only way to stream to an HTTP/1.0 client. Always says `Connection: close`.
     UntilClose,
