@@ -392,21 +392,21 @@ fn who_may_only_read_takes_neither_all_history_away_nor_all_places() {
         server.publish(&format!("/topics/kept{n}"), "x");
     }
     let list = |begin: usize| (begin..begin + 16).map(|n| format!("new{n}")).collect::<Vec<_>>().join(",");
-    let streams: Vec<_> = [0, 16, 32].map(|begin| subscribed(&server, &format!("/topics/{}", list(begin)))).into();
+    let streams: Vec<_> = [0, 16, 32].map(|begin| server.watch(&format!("/topics/{}", list(begin)))).into();
     for refused in ["/topics/one-more", "/topics/kept0,one-more"] {
         let mut events = server.subscribe(refused);
         assert_eq!((events.rest(), events.end), (vec![], Some(End::Finished)), "{refused}");
     }
     assert_eq!(names(&server).iter().filter(|name| name.starts_with("kept")).count(), 16);
     // Topics that are there can be watched and published to, and a new one can still be published to.
-    let all = subscribed(&server, &format!("/topics/kept0,{}", list(0)));
+    let all = server.watch(&format!("/topics/kept0,{}", list(0)));
     for topic in ["kept0", "new0", "news"] {
         assert_eq!(server.post(&format!("/topics/{topic}"), "x").0, 200, "{topic}");
     }
     // What was published to is no longer one that was only asked for.
     drop((streams, all));
     eventually("all have left", || names(&server).len() <= 17);
-    drop(subscribed(&server, "/topics/one-more"));
+    drop(server.watch("/topics/one-more"));
 }
 
 #[test]

@@ -374,7 +374,7 @@ fn the_log_has_any_topic_whole_and_the_beginning_of_a_list() {
     let server = serve(&[]);
     let (one, list) = ("%7E".repeat(128), format!("first,{}", vec!["x".repeat(60); 60].join("%2C")));
     for path in [format!("/topics/{one}"), format!("/topics/{list}")] {
-        drop(watch(&server, &path));
+        drop(server.watch(&path));
     }
     for what in ["opened", "left after "] {
         assert!(server.log_line_with(&format!("/topics/{one} {what}")).len() < 500);
