@@ -171,7 +171,7 @@ impl Connection<'_> {
             bytes.extend_from_slice(&body);
         }
         drop(body); // a client that reads slowly makes the server hold its answer, and once is enough
-        if self.wire.write_all(&bytes).is_err() {
+        if self.wire.write_all(&bytes, || self.seat.wait_for_client()).is_err() {
             return After::Close;
         }
         if form.keep_alive {
@@ -351,7 +351,10 @@ impl Wire {
                 return Err(BadRequest::BodyTooLarge);
             }
         }
-        if expects_continue && self.buffer.is_empty() && self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
+        if expects_continue
+            && self.buffer.is_empty()
+            && self.write_all(b"HTTP/1.1 100 Continue\r\n\r\n", || {}).is_err()
+        {
             return Err(BadRequest::BodyCut);
         }
         let until = Instant::now() + BODY_LIMIT;
@@ -392,7 +395,9 @@ impl Wire {
     }
 
     /// Writes an ordinary answer, and waits for the client where it must: it is this client's own thread.
-    fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    /// `waits` is called once, if it must.
+    fn write_all(&self, mut bytes: &[u8], waits: impl FnOnce()) -> io::Result<()> {
+        let mut waits = Some(waits);
         let mut progress = Instant::now();
         while !bytes.is_empty() {
             match (&*self.socket).write(bytes) {
@@ -403,6 +408,9 @@ impl Wire {
                 Err(error) if is_passing(&error) => {
                     if progress.elapsed() >= STALL_LIMIT {
                         return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    if let Some(waits) = waits.take() {
+                        waits();
                     }
                     os::wait(&self.socket, Interest::Write, Instant::now() + WRITE_LOOK)?;
                 }

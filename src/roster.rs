@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 /// Connections taken beyond the bound, only to be told so. Further ones are closed unanswered.
 const CROWD: usize = 16;
 
+/// How long a client may take over an answer while others are turned away for want of a seat. Somebody who reads a little
+/// now and then could otherwise hold every seat, and those kept for publishing and health checks too.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How many connections streams leave to publishing and health checks: 16 or a sixteenth, whichever is more, but never
 /// more than half.
 fn reserve(max_connections: usize) -> usize {
@@ -55,6 +59,8 @@ struct Member {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Doing {
     Request,
+    /// Its client does not take the answer as fast as it is written, since then.
+    Answer(Instant),
     Stream,
     /// It waits for its first or next request, since then.
     Nothing(Instant),
@@ -174,7 +180,7 @@ impl Member {
     fn idle_since(&self) -> Option<Instant> {
         match self.doing {
             Doing::Nothing(since) => Some(since),
-            Doing::Request | Doing::Stream => None,
+            Doing::Request | Doing::Answer(_) | Doing::Stream => None,
         }
     }
 
@@ -185,10 +191,17 @@ impl Member {
 }
 
 impl Members {
-    /// Whether there was one to go. It counts as busy from now on, so that it is not sent away twice.
+    /// Whether there was one to go: if nobody is idle, one that has long been reading its answer. It counts as busy from
+    /// now on, so that it is not sent away twice.
     fn send_away_the_longest_idle(&mut self) -> bool {
-        let idle = self.seats.values_mut().filter(|member| member.idle_since().is_some());
-        let Some(longest) = idle.min_by_key(|member| member.idle_since()) else { return false };
+        let now = Instant::now();
+        let turn = |member: &Member| match member.doing {
+            Doing::Nothing(since) => Some((0, since)),
+            Doing::Answer(since) if now.saturating_duration_since(since) >= ANSWER_PATIENCE => Some((1, since)),
+            Doing::Request | Doing::Answer(_) | Doing::Stream => None,
+        };
+        let may_go = self.seats.values_mut().filter(|member| turn(member).is_some());
+        let Some(longest) = may_go.min_by_key(|member| turn(member)) else { return false };
         longest.send_away();
         longest.doing = Doing::Request;
         true
@@ -212,6 +225,11 @@ impl Seat {
     /// Says that a request has come. `false` if the connection should close after its answer.
     pub(crate) fn take_request(&self) -> bool {
         self.now_doing(Doing::Request)
+    }
+
+    /// Says that the client has not taken its whole answer at once.
+    pub(crate) fn wait_for_client(&self) {
+        self.now_doing(Doing::Answer(Instant::now()));
     }
 
     fn now_doing(&self, doing: Doing) -> bool {

@@ -312,6 +312,29 @@ fn when_all_connections_are_taken_others_are_told_so() {
     });
 }
 
+/// Whoever reads a little now and then is never stalled. So the seats kept for publishing and health checks could be had
+/// for ever, by clients that open no stream.
+#[test]
+fn an_answer_that_is_read_for_long_makes_room_when_there_is_no_other() {
+    let large = "x".repeat(16 << 20);
+    let server = InProcess::start(Config { max_connections: 4, ..Config::default() }, move |request| {
+        Response::text(200, if request.path() == "/large" { large.clone() } else { "ok".to_owned() })
+    });
+    let begun = Instant::now();
+    let mut slow = seated(&server, 4, "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    loop {
+        slow.iter_mut().for_each(|client| assert!(client.socket.read(&mut [0; 4 << 10]).is_ok_and(|n| n > 0)));
+        let mut client = Client::connect(server.address);
+        client.send(OK);
+        if client.read_head().status == 200 {
+            break;
+        }
+        assert!(begun.elapsed() < 3 * PATIENCE, "nobody has made room");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(10), "after {:?}", begun.elapsed());
+}
+
 #[test]
 fn beyond_all_that_are_told_so_a_connection_is_closed_unanswered() {
     let server = ok_server(Config { max_connections: 8, ..Config::default() });
