@@ -245,6 +245,16 @@ fn nothing_secret_is_in_the_log_or_in_an_error() {
 }
 
 #[test]
+fn the_commands_that_are_shown_name_the_token_where_one_is_asked_for() {
+    let mut command = Tidings::command(&["serve"]);
+    command.env("TIDINGS_PUBLISH_TOKEN", "secret");
+    let (_, text) = Tidings::start_command(command).get("/");
+    let named: Vec<_> = text.lines().map(|line| line.contains("-H 'Authorization: Bearer TOKEN' ")).collect();
+    assert_eq!(named, [false, true, false, true], "{text}");
+    assert!(!text.contains("secret"));
+}
+
+#[test]
 fn a_loopback_listener_answers_to_loopback_names_alone() {
     let server = serve(&[]);
     for host in [

@@ -250,7 +250,7 @@ fn it_listens_on_loopback_port_3000_if_not_told_otherwise() {
 fn an_address_that_cannot_be_bound_ends_with_1_and_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    expect_refusal(&run(&["serve", "--listen", &address]), 1, &["bind", &address]);
+    expect_refusal(&run(&["serve", "--listen", &address]), 1, &["bind", &address, "another port"]);
     // A network for examples is nobody's.
     expect_refusal(&run(&["serve", "--listen", "203.0.113.1:0", "--open"]), 1, &["bind", "203.0.113.1:0"]);
     expect_refusal(&run(&["serve", "--listen", "name.invalid:0", "--open"]), 1, &["bind", "name.invalid:0"]);

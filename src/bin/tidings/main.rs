@@ -14,6 +14,7 @@ mod stdin;
 use arguments::{Command, Options};
 use capacity::Capacity;
 use serve::{Delayed, Site, Tokens};
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -107,7 +108,8 @@ fn limit_reach(options: &mut Options, addresses: &[SocketAddr], tokens: &Tokens)
     }
     if tokens.publish.is_none() && !options.open {
         return Err(Failure::Usage(format!(
-            "--listen {} lets everybody who reaches it publish: add --publish-token-file F, or --open to allow it",
+            "--listen {} lets everybody who reaches it publish: set TIDINGS_PUBLISH_TOKEN or add --publish-token-file F, \
+             or --open to allow it",
             options.listen
         )));
     }
@@ -119,7 +121,12 @@ fn limit_reach(options: &mut Options, addresses: &[SocketAddr], tokens: &Tokens)
 }
 
 fn failed(error: tidings::Error) -> Failure {
-    Failure::System(error.to_string())
+    let system = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let hint = match system.map(io::Error::kind) {
+        Some(io::ErrorKind::AddrInUse) => "; another tidings, perhaps: --listen with another port goes beside it",
+        _ => "",
+    };
+    Failure::System(format!("{error}{hint}"))
 }
 
 fn resolve(listen: &str) -> Result<Vec<SocketAddr>, Failure> {

@@ -109,11 +109,17 @@ impl Site {
     /// Four lines to copy into a shell, with the name by which the client knows this server.
     fn commands(&self, request: &Request) -> String {
         let here = format!("http://{}", request.field("Host").unwrap_or("127.0.0.1:3000"));
+        let token = |is_asked: bool| if is_asked { "-H 'Authorization: Bearer TOKEN' " } else { "" };
+        let Tokens { publish, subscribe } = &self.tokens;
+        let (reading, publishing) = (token(subscribe.is_some()), token(publish.is_some()));
         let last = match self.mode {
             Mode::Demo => format!("curl -N {here}/demo/typewriter"),
-            Mode::Serve => format!("curl {here}/metrics"),
+            Mode::Serve => format!("curl {}{here}/metrics", token(subscribe.is_some() || publish.is_some())),
         };
-        format!("curl -N {here}/topics/news\ncurl -d hello {here}/topics/news\ncurl {here}/topics\n{last}\n")
+        format!(
+            "curl -N {reading}{here}/topics/news\ncurl {publishing}-d hello {here}/topics/news\n\
+             curl {reading}{here}/topics\n{last}\n"
+        )
     }
 
     fn topics(&self, request: &Request) -> Result<Response, Response> {
