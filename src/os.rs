@@ -33,6 +33,7 @@ pub(crate) const NOTSENT_LOWAT: u32 = 16 * 1024;
 
 /// How many connections may wait to be accepted, the backlog; the system cuts it to its own bound (`net.core.somaxconn`
 /// on Linux). `std` asks for 128, and when thousands connect at once those that do not fit retry after a second or more.
+#[cfg(unix)]
 const BACKLOG: i32 = 4096;
 
 /// Waits until the socket is ready or `until` has come, and says whether it is ready.
@@ -62,7 +63,7 @@ pub(crate) fn random() -> u64 {
 #[cfg(unix)]
 mod unix {
     use super::*;
-    use std::ffi::{c_int, c_short, c_ulong, c_void};
+    use std::ffi::{c_int, c_short, c_void};
     use std::io::{Read, Write};
     #[cfg(target_os = "linux")]
     use std::ops::Range;
@@ -83,13 +84,13 @@ mod unix {
 
     /// `nfds_t`.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    type Count = c_ulong;
+    type Count = std::ffi::c_ulong;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     type Count = std::ffi::c_uint;
 
     /// `rlim_t`: 64 bits everywhere but in the classic interfaces of glibc, uClibc and Android on 32-bit machines.
     #[cfg(any(target_os = "android", all(target_os = "linux", any(target_env = "gnu", target_env = "uclibc"))))]
-    type Limit = c_ulong;
+    type Limit = std::ffi::c_ulong;
     #[cfg(not(any(target_os = "android", all(target_os = "linux", any(target_env = "gnu", target_env = "uclibc")))))]
     type Limit = u64;
 
@@ -433,8 +434,10 @@ pub(crate) fn prepare(socket: &TcpStream) -> io::Result<()> {
 /// The numbers behind the names, system by system. An option is its level and its name; `None` where there is none.
 mod number {
     pub(super) type SocketOption = Option<(i32, i32)>;
+    #[cfg(unix)]
     const IPPROTO_TCP: i32 = 6;
 
+    #[cfg(unix)]
     const fn tcp(name: i32) -> SocketOption {
         Some((IPPROTO_TCP, name))
     }
