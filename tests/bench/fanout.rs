@@ -391,7 +391,8 @@ struct Alone {
 
 impl Alone {
     fn gather(topics: usize) -> Result<Alone> {
-        let server = Server::serve(&NO_HEARTBEAT)?;
+        // Topics that nobody has published to yet may not have all places.
+        let server = Server::serve(&["--heartbeat", "1h", "--max-topics", "2000"])?;
         let crowd = Crowd::gather(server.address, topics, Alone::path)?;
         let mut alone = Alone { server, crowd, topics, number: 0 };
         alone.publish(topics.max(200))?;
