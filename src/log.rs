@@ -133,9 +133,10 @@ mod tests {
         log.stop(Duration::from_secs(10));
         let written = WRITTEN.lock().unwrap();
         let lost: Vec<_> = written.iter().filter(|line| line.ends_with("lines of this log were lost")).collect();
-        assert_eq!(lost.len(), 1, "{lost:?}");
-        let lost: usize = lost[0].split(' ').next().unwrap().parse().unwrap();
-        assert_eq!(written.len() - 1 + lost, LINES + 11);
+        // Once or twice: the thread may come to its first line when some were lost already.
+        assert!((1..=2).contains(&lost.len()), "{lost:?}");
+        let numbers = lost.iter().map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap());
+        assert_eq!(written.len() - lost.len() + numbers.sum::<usize>(), LINES + 11);
     }
 
     #[test]
