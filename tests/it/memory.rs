@@ -1,5 +1,6 @@
-//! Memory is bounded by what the options say. The README gives the sum; here every term of it is filled at once (all
-//! topics, the whole history, every queue, every body), and the process is measured.
+//! Memory is bounded by what the options say. The README gives the sum; here the whole history, every queue and every
+//! body are filled at once, then answers and batches each, and the process is measured. The term for the names of topics is
+//! in the sum and is not filled.
 
 #![cfg(target_os = "linux")]
 
