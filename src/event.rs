@@ -6,7 +6,6 @@
 
 use crate::error::{Error, Result};
 use std::fmt;
-use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -282,6 +281,21 @@ pub(crate) const FRAME_OVERHEAD: usize = 160;
 /// The end of a chunked body, with no trailer.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
+/// Writes a chunk's size line to the end of `place`, and returns where it begins. By hand: `write!` is a tenth of what
+/// an event costs beside its system call.
+fn write_size_line(mut size: usize, place: &mut [u8]) -> usize {
+    let mut start = place.len() - 2;
+    place[start..].copy_from_slice(b"\r\n");
+    loop {
+        start -= 1;
+        place[start] = b"0123456789abcdef"[size % 16];
+        size /= 16;
+        if size == 0 {
+            return start;
+        }
+    }
+}
+
 impl Frame {
     /// An event as it is.
     pub(crate) fn event(event: &Event) -> Frame {
@@ -332,12 +346,7 @@ impl Frame {
         bytes.resize(SIZE_LINE, 0);
         encode(&mut bytes);
         let end = bytes.len();
-        let mut size_line = [0; SIZE_LINE];
-        let mut rest = &mut size_line[..];
-        write!(rest, "{:x}\r\n", end - SIZE_LINE).expect("sixteen digits hold any length");
-        let width = SIZE_LINE - rest.len();
-        let chunk_start = SIZE_LINE - width;
-        bytes[chunk_start..SIZE_LINE].copy_from_slice(&size_line[..width]);
+        let chunk_start = write_size_line(end - SIZE_LINE, &mut bytes[..SIZE_LINE]);
         bytes.extend_from_slice(b"\r\n");
         Frame { bytes: bytes.into(), chunk_start, bare: SIZE_LINE..end, events }
     }
@@ -418,6 +427,16 @@ mod tests {
         assert_eq!(Frame::event(&Event::comment("")).events(), 0);
         let long = Frame::event(&Event::data("x".repeat(70_000)));
         assert!(long.chunked().starts_with(b"11178\r\ndata: x"));
+    }
+
+    #[test]
+    fn a_size_line_is_hexadecimal_without_leading_zeros() {
+        for (size, line) in [(0, "0\r\n"), (10, "a\r\n"), (16, "10\r\n"), (0xfedc, "fedc\r\n")] {
+            let mut place = [0; SIZE_LINE];
+            let start = write_size_line(size, &mut place);
+            assert_eq!(&place[start..], line.as_bytes());
+        }
+        assert_eq!(write_size_line(usize::MAX, &mut [0; SIZE_LINE]), SIZE_LINE - 2 - usize::BITS as usize / 4);
     }
 
     #[test]
