@@ -15,10 +15,11 @@ use crate::lock;
 use crate::os::{self, Bell, Interest, Poller};
 use crate::queue::{Closed, Drained, Queue, Totals};
 use crate::shield::shielded;
+use std::hint::black_box;
 use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 /// How long a socket may accept not one byte before its client is cut.
@@ -40,6 +41,8 @@ pub(crate) struct Outbox {
     /// How many `Stream`s there are. The last one to go ends the stream.
     pub(crate) holders: AtomicUsize,
     drainer: Arc<Drainer>,
+    /// The queue's, for [`Outbox::prefetch`] alone: weak, so that a closed one is let go.
+    socket: Weak<TcpStream>,
 }
 
 struct State {
@@ -52,8 +55,15 @@ impl Outbox {
     /// Nothing is written until the first push or [`Outbox::flush`], so that a replay can be put behind the head and all
     /// leave in one write.
     pub(crate) fn new(queue: Queue, drainer: Arc<Drainer>) -> Arc<Outbox> {
+        let socket = queue.socket().map_or_else(Weak::new, |socket| Arc::downgrade(&socket));
         let state = State { queue, guards: Vec::new() };
-        Arc::new(Outbox { state: Mutex::new(state), holders: AtomicUsize::new(0), drainer })
+        Arc::new(Outbox { state: Mutex::new(state), holders: AtomicUsize::new(0), drainer, socket })
+    }
+
+    /// Has the processor fetch what a push needs first. It changes nothing and waits for nothing: the two counts are read
+    /// because they lie beside the lock and the socket's number.
+    pub(crate) fn prefetch(&self) {
+        black_box((self.state.is_poisoned(), self.socket.strong_count()));
     }
 
     pub(crate) fn max_bytes(&self) -> usize {
