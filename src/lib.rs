@@ -120,6 +120,7 @@ pub use event::{Event, EventId, EventType};
 pub use hub::{Hub, Receipt, Refused};
 pub use json::json_string;
 pub use log::Log;
+pub use os::use_one_heap;
 pub use queue::Closed;
 pub use request::Request;
 pub use response::Response;

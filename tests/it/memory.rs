@@ -248,3 +248,21 @@ fn the_readme_gives_the_sum_and_what_it_comes_to_at_the_defaults() {
     let at_defaults = sum(16 * MIB, 1024, 1024, 256 * KIB, 64 * KIB).div_ceil(MIB);
     assert!(readme.contains(&format!("at the defaults it is {at_defaults} MiB")), "{at_defaults} MiB");
 }
+
+/// glibc reserves 64 MiB of addresses for each further heap (on 64-bit machines), and a thread that finds the first one
+/// busy makes one.
+#[test]
+#[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
+fn all_memory_is_in_one_heap() {
+    let server = Tidings::start(&["serve", "--quiet"]);
+    let _streams: Vec<_> = (0..32).map(|n| server.subscribe(&format!("/topics/{n}"))).collect();
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.pid())).expect("Linux tells");
+    assert!(maps.contains("[heap]"), "{maps}");
+    let is_further_heap = |line: &str| {
+        let (range, rest) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let address = |text| usize::from_str_radix(text, 16).unwrap();
+        rest.starts_with("---p") && address(end) - address(start) > 32 * MIB
+    };
+    assert!(!maps.lines().any(is_further_heap), "{maps}");
+}

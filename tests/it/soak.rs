@@ -39,11 +39,9 @@ const LEAST_EVENT: u64 = 40;
 /// the history happens to hold, and gaps between what is kept for long and what is not. A leak of 100 bytes a visit shows
 /// after 60,000 visits.
 ///
-/// That is with one arena for all threads. The C library gives out up to eight for each processor, and a gap in one is of
-/// no use to a thread of another: then there is twice the memory after some minutes, though no more is in use, and a leak
-/// would not be seen in it.
+/// That is with one heap for all threads, which the program asks for ([`tidings::use_one_heap`]): with several, there is
+/// twice the memory after some minutes, though no more is in use, and a leak would not be seen in it.
 const TOLERANCE: u64 = 6 << 20;
-const ONE_ARENA: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
 /// Long enough for the longest stall; a tenth of the whole time is added.
 const FIRST_CROWD: Duration = Duration::from_secs(20);
@@ -94,8 +92,7 @@ impl World {
     fn start() -> World {
         let (kept, queue) = (KEPT.to_string(), QUEUE.to_string());
         let options = ["--history", &kept, "--history-bytes", "4MiB", "--queue-bytes", &queue];
-        let mut command = Tidings::command(&[&["serve"], &options[..]].concat());
-        command.env(ONE_ARENA.0, ONE_ARENA.1);
+        let command = Tidings::command(&[&["serve"], &options[..]].concat());
         World {
             server: Tidings::start_command(command),
             phase: AtomicU64::new(Phase::Storm as u64),

@@ -32,6 +32,7 @@ const MAX_TOKEN: u64 = 1024;
 const LAST_LINE_LIMIT: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
+    tidings::use_one_heap();
     let outcome = match arguments::parse(std::env::args_os().skip(1)) {
         Ok(Command::Help) => print(arguments::HELP),
         Ok(Command::Version) => print(concat!("tidings ", env!("CARGO_PKG_VERSION"), "\n")),
