@@ -65,6 +65,27 @@ pub fn use_one_heap() {
     unix::use_one_heap();
 }
 
+/// Has the processor bring a value into its caches while the program goes on.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(crate) fn prefetch<T>(value: &T) {
+    let first = std::ptr::from_ref(value).cast::<i8>();
+    // One byte in each line of the cache (few processors have shorter ones), and the last, which may be in a line more.
+    for offset in (0..size_of::<T>()).step_by(64).chain([size_of::<T>().saturating_sub(1)]) {
+        let byte = first.wrapping_add(offset);
+        // SAFETY: a prefetch is a hint. It gives the program nothing to see and does not fault, whatever the address.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(byte);
+            #[cfg(target_arch = "aarch64")]
+            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) byte, options(nostack, preserves_flags, readonly));
+        }
+    }
+}
+
+/// On other processors std has no such instruction.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+pub(crate) fn prefetch<T>(_: &T) {}
+
 /// A random number from the only source that `std` opens: the seed of its hash maps. For ids and for spreading clients,
 /// not for secrets.
 pub(crate) fn random() -> u64 {

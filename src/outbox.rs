@@ -60,10 +60,11 @@ impl Outbox {
         Arc::new(Outbox { state: Mutex::new(state), holders: AtomicUsize::new(0), drainer, socket })
     }
 
-    /// Has the processor fetch what a push needs first. It changes nothing and waits for nothing: the two counts are read
-    /// because they lie beside the lock and the socket's number.
+    /// Has the processor fetch what a push will need. It changes nothing and waits for nothing. Of the socket it reads a
+    /// count, which lies beside the descriptor.
     pub(crate) fn prefetch(&self) {
-        black_box((self.state.is_poisoned(), self.socket.strong_count()));
+        os::prefetch(self);
+        black_box(self.socket.strong_count());
     }
 
     pub(crate) fn max_bytes(&self) -> usize {
