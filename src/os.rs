@@ -1,5 +1,6 @@
-//! The operating system: what `std` does not reach. Socket options, `poll(2)`, signals, the open-file limit, memory
-//! advice. All `unsafe` of the crate stands here, each block with its reason, behind functions that are safe to call.
+//! The operating system: what `std` does not reach. Socket options, `poll(2)`, signals, the open-file limit, what is
+//! advised about memory and caches. All `unsafe` of the crate stands here, each block with its reason, behind functions
+//! that are safe to call.
 //!
 //! There is one door per platform: numbers come from the ladder in [`number`], and a system that is not on it gets a
 //! working server without the option, never a build error. What is not Unix has no `poll`: there, waiting is a short
@@ -67,10 +68,11 @@ pub fn use_one_heap() {
 
 /// Has the processor bring a value into its caches while the program goes on.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub(crate) fn prefetch<T>(value: &T) {
+pub(crate) fn prefetch<T: ?Sized>(value: &T) {
+    let size = size_of_val(value);
     let first = std::ptr::from_ref(value).cast::<i8>();
     // One byte in each line of the cache (few processors have shorter ones), and the last, which may be in a line more.
-    for offset in (0..size_of::<T>()).step_by(64).chain([size_of::<T>().saturating_sub(1)]) {
+    for offset in (0..size).step_by(64).chain([size.saturating_sub(1)]) {
         let byte = first.wrapping_add(offset);
         // SAFETY: a prefetch is a hint. It gives the program nothing to see and does not fault, whatever the address.
         unsafe {
@@ -84,7 +86,7 @@ pub(crate) fn prefetch<T>(value: &T) {
 
 /// On other processors std has no such instruction.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(crate) fn prefetch<T>(_: &T) {}
+pub(crate) fn prefetch<T: ?Sized>(_: &T) {}
 
 /// A random number from the only source that `std` opens: the seed of its hash maps. For ids and for spreading clients,
 /// not for secrets.

@@ -9,6 +9,7 @@
 
 use crate::error::{Error, Result};
 use crate::lock;
+use crate::os;
 use crate::shield::shielded;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -175,7 +176,7 @@ impl Shared {
     }
 
     fn run(&self) {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch: Vec<Taken> = Vec::with_capacity(BATCH);
         let mut earliest = Instant::now();
         while let Some(now) = self.sleep_until_due(earliest) {
             earliest = now + TICK;
@@ -184,6 +185,7 @@ impl Shared {
                 if batch.is_empty() {
                     break;
                 }
+                batch.iter().for_each(|taken| os::prefetch(&*taken.task.run)); // their ways from memory overlap
                 let ran: Vec<Ran> = batch.drain(..).map(Taken::run).collect();
                 let over = self.lock().put_back(ran);
                 over.into_iter().for_each(drop_quietly);

@@ -54,7 +54,7 @@ const ARROWS: &str = "
     response: head queue stream
     access: head request response
     replay: event
-    scheduler: error lock shield
+    scheduler: error lock os shield
     queue: event
     outbox: event lock os queue shield
     stream: event outbox queue scheduler
