@@ -55,38 +55,46 @@ pub(crate) fn wait(socket: &TcpStream, interest: Interest, until: Instant) -> io
     }
 }
 
-/// Has the C library keep all memory in one heap. For a program that is a server and little else: call it first in `main`,
-/// before there are threads.
+/// Has glibc keep what all threads allocate in one heap. (It says arena: this is `M_ARENA_MAX`, and what the environment
+/// says of it no longer counts.) For a program that is a server and little else, which calls it first in `main`: a heap
+/// that a thread has by then stays.
 ///
-/// glibc gives its threads several heaps, up to eight for each processor, and what is free in one is of no use in another. A
-/// server, with its many small threads, has up to twice the memory after a busy day than it needs, and an event to many
-/// costs more. Where the C library is another one, this does nothing.
+/// By default glibc makes up to eight heaps for each processor, and what is free in one is of no use in another. A server,
+/// with its many small threads, has up to twice the memory that it needs after a busy day, and an event to many costs
+/// more. It holds for the whole process and cannot be undone. With another C library it does nothing.
 pub fn use_one_heap() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     unix::use_one_heap();
 }
 
+/// The most of one value that is fetched ahead: an outbox whole, and of a closure that holds an array the beginning.
+const MOST_FETCHED: usize = 512;
+
 /// Has the processor bring a value into its caches while the program goes on.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) fn prefetch<T: ?Sized>(value: &T) {
-    let size = size_of_val(value);
-    let first = std::ptr::from_ref(value).cast::<i8>();
-    // One byte in each line of the cache (few processors have shorter ones), and the last, which may be in a line more.
+    let size = size_of_val(value).min(MOST_FETCHED);
+    let first = std::ptr::from_ref(value).cast::<u8>();
+    // One byte in each 64, which is the shortest line of these processors, and the last: a value may begin amid a line.
     for offset in (0..size).step_by(64).chain([size.saturating_sub(1)]) {
-        let byte = first.wrapping_add(offset);
-        // SAFETY: a prefetch is a hint. It gives the program nothing to see and does not fault, whatever the address.
-        unsafe {
-            #[cfg(target_arch = "x86_64")]
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(byte);
-            #[cfg(target_arch = "aarch64")]
-            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) byte, options(nostack, preserves_flags, readonly));
-        }
+        prefetch_line(first.wrapping_add(offset));
     }
 }
 
-/// On other processors std has no such instruction.
+/// The same for what is at an address, or nothing if nothing is there.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(crate) fn prefetch_line<T>(place: *const T) {
+    // SAFETY: a prefetch is a hint. It gives the program nothing to see and does not fault, whatever the address.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
+        #[cfg(target_arch = "aarch64")]
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
+    }
+}
+
+/// Other processors do without: they fetch when it is needed.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(crate) fn prefetch<T: ?Sized>(_: &T) {}
+pub(crate) fn prefetch_line<T>(_: *const T) {}
 
 /// A random number from the only source that `std` opens: the seed of its hash maps. For ids and for spreading clients,
 /// not for secrets.
@@ -322,7 +330,9 @@ mod unix {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     pub(super) fn use_one_heap() {
         const M_ARENA_MAX: c_int = -8;
-        // SAFETY: it takes two numbers and sets one, under the lock of the first heap. With these two it cannot fail.
+        // SAFETY: it takes two numbers and no pointer. glibc's manual calls it unsafe beside other threads, because they
+        // read the number without the lock under which it is set. It is one aligned int: a thread about to make a heap
+        // sees the old or the new one, and a call that comes late does less and no harm. With these it cannot fail.
         unsafe { mallopt(M_ARENA_MAX, 1) };
     }
 

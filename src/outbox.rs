@@ -15,7 +15,6 @@ use crate::lock;
 use crate::os::{self, Bell, Interest, Poller};
 use crate::queue::{Closed, Drained, Queue, Totals};
 use crate::shield::shielded;
-use std::hint::black_box;
 use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::AtomicUsize;
@@ -60,11 +59,10 @@ impl Outbox {
         Arc::new(Outbox { state: Mutex::new(state), holders: AtomicUsize::new(0), drainer, socket })
     }
 
-    /// Has the processor fetch what a push will need. It changes nothing and waits for nothing. Of the socket it reads a
-    /// count, which lies beside the descriptor.
+    /// Has the processor fetch what a push will need: this, and the socket's descriptor. It waits for neither.
     pub(crate) fn prefetch(&self) {
         os::prefetch(self);
-        black_box(self.socket.strong_count());
+        os::prefetch_line(self.socket.as_ptr());
     }
 
     pub(crate) fn max_bytes(&self) -> usize {

@@ -249,8 +249,8 @@ fn the_readme_gives_the_sum_and_what_it_comes_to_at_the_defaults() {
     assert!(readme.contains(&format!("at the defaults it is {at_defaults} MiB")), "{at_defaults} MiB");
 }
 
-/// glibc reserves 64 MiB of addresses for each further heap (on 64-bit machines), and a thread that finds the first one
-/// busy makes one.
+/// glibc reserves 64 MiB of addresses for each further heap (on 64-bit machines), and a thread that allocates for the first
+/// time makes one, as long as there are fewer than it may make.
 #[test]
 #[cfg(all(target_env = "gnu", target_pointer_width = "64"))]
 fn all_memory_is_in_one_heap() {

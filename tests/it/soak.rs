@@ -92,9 +92,8 @@ impl World {
     fn start() -> World {
         let (kept, queue) = (KEPT.to_string(), QUEUE.to_string());
         let options = ["--history", &kept, "--history-bytes", "4MiB", "--queue-bytes", &queue];
-        let command = Tidings::command(&[&["serve"], &options[..]].concat());
         World {
-            server: Tidings::start_command(command),
+            server: Tidings::start(&[&["serve"], &options[..]].concat()),
             phase: AtomicU64::new(Phase::Storm as u64),
             begun: Default::default(),
             done: Default::default(),
