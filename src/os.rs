@@ -68,33 +68,30 @@ pub fn use_one_heap() {
 }
 
 /// The most of one value that is fetched ahead: an outbox whole, and of a closure that holds an array the beginning.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const MOST_FETCHED: usize = 512;
 
 /// Has the processor bring a value into its caches while the program goes on.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) fn prefetch<T: ?Sized>(value: &T) {
     let size = size_of_val(value).min(MOST_FETCHED);
-    let first = std::ptr::from_ref(value).cast::<u8>();
+    let first = std::ptr::from_ref(value).cast::<i8>();
     // One byte in each 64, which is the shortest line of these processors, and the last: a value may begin amid a line.
     for offset in (0..size).step_by(64).chain([size.saturating_sub(1)]) {
-        prefetch_line(first.wrapping_add(offset));
-    }
-}
-
-/// The same for what is at an address, or nothing if nothing is there.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub(crate) fn prefetch_line<T>(place: *const T) {
-    // SAFETY: a prefetch is a hint. It gives the program nothing to see and does not fault, whatever the address.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
-        #[cfg(target_arch = "aarch64")]
-        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        let byte = first.wrapping_add(offset);
+        // SAFETY: a prefetch is a hint. It gives the program nothing to see and does not fault, whatever the address.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(byte);
+            #[cfg(target_arch = "aarch64")]
+            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) byte, options(nostack, preserves_flags, readonly));
+        }
     }
 }
 
 /// Other processors do without: they fetch when it is needed.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(crate) fn prefetch_line<T>(_: *const T) {}
+pub(crate) fn prefetch<T: ?Sized>(_: &T) {}
 
 /// A random number from the only source that `std` opens: the seed of its hash maps. For ids and for spreading clients,
 /// not for secrets.
