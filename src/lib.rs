@@ -73,7 +73,7 @@
 //! # Invariants
 //!
 //! 1. Codecs (`event`, `head`, `body`, `request`, `response`, `access`, `replay`, `date`, `json`) do no I/O and read no
-//!    clock.
+//!    clock, nor does `agenda`.
 //! 2. Only `queue.rs` writes to a streaming socket. Nobody who publishes ever blocks on a client.
 //! 3. Every buffer, queue, map, timer and thread count has a named bound with a reason.
 //! 4. `unsafe` stands in `os.rs` alone, each block with its reason.
@@ -83,13 +83,14 @@
 //!
 //! Imports point one way, and a test reads the sources to see that they do:
 //! `server -> connection -> stream, outbox, request, response, access, roster -> os`, `hub -> topics -> stream, replay, event`,
-//! `stream -> outbox, scheduler, event`, `outbox -> queue, os`, `queue -> event`, `scheduler -> os`.
+//! `stream -> outbox, scheduler, event`, `outbox -> queue, os`, `queue -> event`, `scheduler -> agenda, os`.
 //! Codecs (`request -> head`, `body -> head`) import each other and `error` alone; the one exception is `response`, which
 //! names the `Stream` that its closure is given.
 
 #![warn(missing_docs)]
 
 mod access;
+mod agenda;
 mod body;
 mod connection;
 mod date;
@@ -114,6 +115,7 @@ mod stream;
 mod topics;
 
 pub use access::Access;
+pub use agenda::Lateness;
 pub use date::iso8601;
 pub use error::{Error, Result};
 pub use event::{Event, EventId, EventType};
@@ -125,7 +127,7 @@ pub use queue::Closed;
 pub use request::Request;
 pub use response::Response;
 pub use roster::Counts;
-pub use scheduler::{Lateness, Scheduler, Timer};
+pub use scheduler::{Scheduler, Timer};
 pub use server::{Config, Monitor, Server, Stopper};
 pub use stream::Stream;
 pub use topics::{History, HubCounts, Topic, TopicInfo};

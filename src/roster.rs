@@ -4,13 +4,13 @@
 //! One lock, held for a few lines; an outbox's own lock is taken under it, never the other way round. A [`Seat`] and an
 //! [`OpenStream`] give themselves back on drop.
 
+use crate::agenda::Lateness;
 use crate::event::{Event, Frame};
 use crate::lock;
 use crate::log::Log;
 use crate::os;
 use crate::outbox::Outbox;
 use crate::queue::{Closed, Totals};
-use crate::scheduler::Lateness;
 use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};

@@ -4,10 +4,11 @@
 //! cleanly. So there is no `end` and no flag to keep it open. This room counts the holders and turns events into frames;
 //! it never touches a socket.
 
+use crate::agenda::Next;
 use crate::event::{Event, Frame};
 use crate::outbox::Outbox;
 use crate::queue::Closed;
-use crate::scheduler::{Next, Scheduler};
+use crate::scheduler::Scheduler;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

@@ -54,13 +54,14 @@ const ARROWS: &str = "
     response: head queue stream
     access: head request response
     replay: event
-    scheduler: error lock os shield
+    agenda:
+    scheduler: agenda error lock os shield
     queue: event
     outbox: event lock os queue shield
-    stream: event outbox queue scheduler
+    stream: agenda event outbox queue scheduler
     topics: error event outbox replay stream
     hub: event json lock os outbox queue replay stream topics
-    roster: event lock log os outbox queue scheduler
+    roster: agenda event lock log os outbox queue
     connection: access body date event head log os outbox queue request response roster scheduler shield stream
     server: access connection error event log os outbox request response roster scheduler
 ";
@@ -81,9 +82,9 @@ fn imports_point_one_way() {
 }
 
 #[test]
-fn codecs_do_no_io_and_read_no_clock() {
+fn codecs_and_the_agenda_do_no_io_and_read_no_clock() {
     let rooms = rooms();
-    for room in ["event", "head", "body", "request", "response", "access", "replay", "date", "json"] {
+    for room in ["event", "head", "body", "request", "response", "access", "replay", "date", "json", "agenda"] {
         for forbidden in ["std::fs", "TcpStream", "TcpListener", "UdpSocket", "::now()", "thread::", "stdout", "stderr"]
         {
             assert!(!rooms[room].contains(forbidden), "{room}.rs has {forbidden}");
