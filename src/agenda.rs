@@ -56,7 +56,7 @@ pub(crate) struct Agenda {
 }
 
 /// Spreads ids that are counted up here. Nobody chooses them, so a hash that withstands an attacker would be wasted:
-/// SipHash was a tenth of what a timed event costs beside its system call.
+/// SipHash was some 10 % of the program's instructions for a timed event.
 #[derive(Default)]
 struct CountedIds(u64);
 

@@ -281,8 +281,8 @@ pub(crate) const FRAME_OVERHEAD: usize = 160;
 /// The end of a chunked body, with no trailer.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// Writes a chunk's size line to the end of `place`, and returns where it begins. By hand: with `write!` it was a tenth of
-/// what a timed event costs beside its system call.
+/// Writes a chunk's size line to the end of `place`, and returns where it begins. By hand: `write!` was some 7 % of the
+/// program's instructions for a timed event.
 fn write_size_line(mut size: usize, place: &mut [u8]) -> usize {
     let mut start = place.len() - 2;
     place[start..].copy_from_slice(b"\r\n");

@@ -23,7 +23,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How many outboxes are asked for before the first of them is written to. A system call leaves little of the caches to
 /// its caller, so each outbox has to come from memory; those that are asked for together come together. Without it, an
-/// event costs 7 % more CPU at 1,000 subscribers and more.
+/// event to 1,000 subscribers takes 5 to 7 % more processor time.
 const LOOK_AHEAD: usize = 64;
 
 /// What became of a publish.
