@@ -1,12 +1,19 @@
 //! The agenda: all tasks in the order in which they are due. The pure part of the scheduler: it has no thread and is told
 //! what time it is, so its tests sleep not once.
 //!
-//! Tasks stand in one ordered map of (due, sequence number). A repeated task is due again one period after it *was* due,
-//! not after it ran, so nothing drifts.
+//! Tasks have a place each, and a heap knows in which order they are due. A repeated task is due again one period after it
+//! *was* due, not after it ran, so nothing drifts.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::time::{Duration, Instant};
+
+/// Nanoseconds: a length of time, or the time since the scheduler began. As plain numbers they are quickly compared.
+pub(crate) type Nanos = u64;
+
+/// The most tasks there may be.
+pub(crate) const MAX_TASKS: usize = 65_536;
 
 /// The most tasks that are taken under one hold of the lock.
 pub(crate) const BATCH: usize = 256;
@@ -21,132 +28,164 @@ pub(crate) enum Next {
     Stop,
 }
 
-/// A task is told what time it is.
+/// What a task does. It is told when it is run.
 pub(crate) type Run = Box<dyn FnMut(Instant) -> Next + Send>;
 
-pub(crate) struct Task {
-    pub(crate) period: Duration,
+/// A task that is due. The agenda keeps its place.
+pub(crate) struct Taken {
+    pub(crate) id: u64,
+    pub(crate) due: Nanos,
     pub(crate) run: Run,
 }
 
-/// A task that is due and out of the map.
-pub(crate) struct Taken {
-    pub(crate) id: u64,
-    pub(crate) due: Instant,
-    pub(crate) task: Task,
-}
-
-/// A task that ran. None is left of one that panicked: it is dropped while it unwinds, so that a stream in it knows why.
+/// A task that ran. Nothing is left of one that panicked: it is dropped while it unwinds, so that a stream in it knows
+/// why.
 pub(crate) struct Ran {
     pub(crate) id: u64,
-    pub(crate) due: Instant,
-    pub(crate) started: Instant,
-    pub(crate) after: Option<(Next, Task)>,
+    pub(crate) due: Nanos,
+    pub(crate) started: Nanos,
+    pub(crate) after: Option<(Next, Run)>,
 }
 
 /// All tasks in the order in which they are due.
 #[derive(Default)]
 pub(crate) struct Agenda {
-    order: BTreeMap<(Instant, u64), Task>,
-    /// Where each task stands in `order`; `None` while it runs. An id that is gone from here was cancelled.
-    due: HashMap<u64, Option<Instant>, BuildHasherDefault<CountedIds>>,
-    next_id: u64,
+    /// Who is due when, the earliest first. Of a task that is cancelled the entry stays for now: it is *stale*.
+    order: BinaryHeap<Reverse<(Nanos, u64)>>,
+    stale: usize,
+    places: Vec<Place>,
+    /// Places to be used again.
+    free: Vec<usize>,
+    /// How many tasks there ever were.
+    made: u64,
     pub(crate) is_stopped: bool,
     lateness: Samples,
 }
 
-/// Spreads ids that are counted up here. Nobody chooses them, so a hash that withstands an attacker would be wasted:
-/// SipHash was some 10 % of the program's instructions for a timed event.
-#[derive(Default)]
-struct CountedIds(u64);
+/// Where a task stands from its insertion to its end.
+struct Place {
+    /// Whose place it is; nobody's if `None`.
+    id: Option<u64>,
+    period: Nanos,
+    /// Taken out while it runs.
+    run: Option<Run>,
+}
 
-impl Hasher for CountedIds {
-    fn write_u64(&mut self, id: u64) {
-        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15); // 2^64 over the golden ratio: Knuth's multiplicative hash
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("ids are u64")
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(32) // the product is good in its upper half, and the map looks at the lower one first
-    }
+/// Where the task with this id stands, or stood: an id is its number among all tasks, then its place.
+fn place_of(id: u64) -> usize {
+    (id % MAX_TASKS as u64) as usize
 }
 
 impl Agenda {
-    pub(crate) fn insert(&mut self, due: Instant, task: Task) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.due.insert(id, Some(due));
-        self.order.insert((due, id), task);
+    /// Takes in a task. There must be less than [`MAX_TASKS`].
+    pub(crate) fn insert(&mut self, due: Nanos, period: Nanos, run: Run) -> u64 {
+        let place = self.free.pop().unwrap_or(self.places.len());
+        let id = self.made * MAX_TASKS as u64 + place as u64;
+        self.made += 1;
+        let task = Place { id: Some(id), period, run: Some(run) };
+        match self.places.get_mut(place) {
+            Some(free) => *free = task,
+            None => self.places.push(task),
+        }
+        self.order.push(Reverse((due, id)));
         id
     }
 
     /// How many tasks there are, those included that run.
     pub(crate) fn len(&self) -> usize {
-        self.due.len()
+        self.places.len() - self.free.len()
     }
 
-    pub(crate) fn next_due(&self) -> Option<Instant> {
-        self.order.first_key_value().map(|((due, _), _)| *due)
+    pub(crate) fn next_due(&mut self) -> Option<Nanos> {
+        loop {
+            let Reverse((due, id)) = *self.order.peek()?;
+            if self.find(id).is_some() {
+                return Some(due);
+            }
+            self.order.pop();
+            self.stale -= 1;
+        }
     }
 
-    /// Takes what is due out of the map, up to a batch.
-    pub(crate) fn take_due(&mut self, now: Instant, batch: &mut Vec<Taken>) {
+    /// Takes what is due, up to a batch.
+    pub(crate) fn take_due(&mut self, now: Nanos, batch: &mut Vec<Taken>) {
         while batch.len() < BATCH {
-            let Some(first) = self.order.first_entry().filter(|first| first.key().0 <= now) else { return };
-            let ((due, id), task) = first.remove_entry();
-            self.due.insert(id, None);
-            batch.push(Taken { id, due, task });
+            let Some(first) = self.order.peek_mut().filter(|first| first.0.0 <= now) else { return };
+            let Reverse((due, id)) = PeekMut::pop(first);
+            match self.find(id).and_then(|place| place.run.take()) {
+                Some(run) => batch.push(Taken { id, due, run }),
+                None => self.stale -= 1,
+            }
         }
     }
 
     /// Puts back what goes on, and returns what does not, to be dropped behind the lock.
-    pub(crate) fn put_back(&mut self, ran: Vec<Ran>) -> Vec<Task> {
+    pub(crate) fn put_back(&mut self, ran: Vec<Ran>) -> Vec<Run> {
         let mut over = Vec::new();
         for Ran { id, due, started, after } in ran {
             self.lateness.add(started - due);
-            match after {
-                Some((Next::Again, task)) if self.due.contains_key(&id) => {
-                    let due = due_again(due, task.period, started);
-                    self.due.insert(id, Some(due));
-                    self.order.insert((due, id), task);
+            match (self.find(id), after) {
+                (Some(place), Some((Next::Again, run))) => {
+                    place.run = Some(run);
+                    let due = due_again(due, place.period, started);
+                    self.order.push(Reverse((due, id)));
                 }
-                after => {
-                    self.due.remove(&id);
-                    over.extend(after.map(|(_, task)| task));
+                (place, after) => {
+                    if place.is_some() {
+                        self.free(id);
+                    }
+                    over.extend(after.map(|(_, run)| run));
                 }
             }
         }
         over
     }
 
-    pub(crate) fn cancel(&mut self, id: u64) -> Option<Task> {
-        let due = self.due.remove(&id)??;
-        self.order.remove(&(due, id))
+    /// Takes a task out. One that runs is returned by [`Agenda::put_back`].
+    pub(crate) fn cancel(&mut self, id: u64) -> Option<Run> {
+        let run = self.find(id)?.run.take();
+        self.free(id);
+        if run.is_some() {
+            self.stale += 1;
+            self.sweep();
+        }
+        run
+    }
+
+    /// Where a task stands that is not over.
+    fn find(&mut self, id: u64) -> Option<&mut Place> {
+        self.places.get_mut(place_of(id)).filter(|place| place.id == Some(id))
+    }
+
+    fn free(&mut self, id: u64) {
+        self.places[place_of(id)].id = None;
+        self.free.push(place_of(id));
+    }
+
+    /// Clears the stale entries away once they are more than half, so that each costs its share once.
+    fn sweep(&mut self) {
+        if self.stale > self.order.len() / 2 {
+            let places = &self.places;
+            self.order.retain(|Reverse((_, id))| places[place_of(*id)].id == Some(*id));
+            self.stale = 0;
+        }
     }
 
     pub(crate) fn lateness(&self) -> Lateness {
         self.lateness.summary()
     }
 
-    pub(crate) fn stop(&mut self) -> Vec<Task> {
-        self.is_stopped = true;
-        self.due.clear();
-        std::mem::take(&mut self.order).into_values().collect()
+    pub(crate) fn stop(&mut self) -> Vec<Run> {
+        let Agenda { lateness, places, .. } = std::mem::take(self);
+        (self.is_stopped, self.lateness) = (true, lateness);
+        places.into_iter().filter_map(|place| place.run).collect()
     }
 }
 
 /// One period after `due`; where that has passed already, the next of the same grid that has not.
-fn due_again(due: Instant, period: Duration, now: Instant) -> Instant {
+fn due_again(due: Nanos, period: Nanos, now: Nanos) -> Nanos {
     let next = due + period;
-    if next > now {
-        return next;
-    }
-    // A period has at most 366 days, whose nanoseconds fit into 64 bits.
-    let over = ((now - due).as_nanos() % period.as_nanos()) as u64;
-    now - Duration::from_nanos(over) + period
+    if next > now { next } else { now - (now - due) % period + period }
 }
 
 /// How late tasks were run: over all of them, and as quantiles over the last 512.
@@ -165,12 +204,12 @@ pub struct Lateness {
 #[derive(Default)]
 struct Samples {
     count: u64,
-    sum: Duration,
-    last: Vec<Duration>,
+    sum: Nanos,
+    last: Vec<Nanos>,
 }
 
 impl Samples {
-    fn add(&mut self, lateness: Duration) {
+    fn add(&mut self, lateness: Nanos) {
         if self.last.len() < SAMPLES {
             self.last.push(lateness);
         } else {
@@ -186,9 +225,9 @@ impl Samples {
         let quantile = |percent: usize| sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied();
         Lateness {
             count: self.count,
-            sum: self.sum,
-            median: quantile(50).unwrap_or_default(),
-            p99: quantile(99).unwrap_or_default(),
+            sum: Duration::from_nanos(self.sum),
+            median: Duration::from_nanos(quantile(50).unwrap_or_default()),
+            p99: Duration::from_nanos(quantile(99).unwrap_or_default()),
         }
     }
 }
@@ -197,88 +236,94 @@ impl Samples {
 mod tests {
     use super::*;
 
-    const MS: Duration = Duration::from_millis(1);
+    const MS: Nanos = 1_000_000;
+    const START: Nanos = 1_234_567_890;
 
-    fn task(period: Duration) -> Task {
-        Task { period, run: Box::new(|_| Next::Again) }
+    fn run() -> Run {
+        Box::new(|_| Next::Again)
     }
 
-    fn take(agenda: &mut Agenda, now: Instant) -> Vec<Taken> {
+    fn take(agenda: &mut Agenda, now: Nanos) -> Vec<Taken> {
         let mut batch = Vec::new();
         agenda.take_due(now, &mut batch);
         batch
     }
 
     /// As if the task had been run at `started`.
-    fn ran(taken: Taken, started: Instant, next: Next) -> Ran {
-        Ran { id: taken.id, due: taken.due, started, after: Some((next, taken.task)) }
+    fn ran(taken: Taken, started: Nanos, next: Next) -> Ran {
+        Ran { id: taken.id, due: taken.due, started, after: Some((next, taken.run)) }
+    }
+
+    fn is_bare(agenda: &Agenda) -> bool {
+        agenda.order.is_empty() && agenda.stale == 0 && agenda.len() == 0
     }
 
     #[test]
     fn takes_what_is_due_in_order_and_nothing_early() {
-        let (mut agenda, start) = (Agenda::default(), Instant::now());
-        let ids = [30, 10, 20, 10].map(|ms| agenda.insert(start + ms * MS, task(MS)));
-        assert!(take(&mut agenda, start + 10 * MS - Duration::from_nanos(1)).is_empty());
-        let due: Vec<_> = take(&mut agenda, start + 20 * MS).iter().map(|taken| taken.id).collect();
+        let mut agenda = Agenda::default();
+        let ids = [30, 10, 20, 10].map(|ms| agenda.insert(START + ms * MS, MS, run()));
+        assert!(take(&mut agenda, START + 10 * MS - 1).is_empty());
+        let due: Vec<_> = take(&mut agenda, START + 20 * MS).iter().map(|taken| taken.id).collect();
         assert_eq!(due, [ids[1], ids[3], ids[2]], "ties in the order in which they were made");
-        assert_eq!(agenda.next_due(), Some(start + 30 * MS));
+        assert_eq!(agenda.next_due(), Some(START + 30 * MS));
     }
 
     #[test]
     fn a_lock_covers_one_batch() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
+        let mut agenda = Agenda::default();
         (0..BATCH + 1).for_each(|_| {
-            agenda.insert(now, task(MS));
+            agenda.insert(START, MS, run());
         });
-        assert_eq!(take(&mut agenda, now).len(), BATCH);
-        assert_eq!(take(&mut agenda, now).len(), 1);
+        assert_eq!(take(&mut agenda, START).len(), BATCH);
+        assert_eq!(take(&mut agenda, START).len(), 1);
     }
 
     #[test]
     fn periods_do_not_drift_and_whole_ones_are_left_out() {
-        let start = Instant::now();
         for (late, next) in [(0, 100), (1, 100), (99, 100), (100, 200), (101, 200), (250, 300), (1_000, 1_100)] {
-            assert_eq!(due_again(start, 100 * MS, start + late * MS), start + next * MS, "{late} ms late");
+            assert_eq!(due_again(START, 100 * MS, START + late * MS), START + next * MS, "{late} ms late");
         }
         // A thousand runs, each some time late: the thousandth is due after exactly a thousand periods.
-        let mut due = start;
+        let mut due = START;
         for run in 0..1_000 {
             due = due_again(due, 100 * MS, due + (run * 37 % 100) * MS);
         }
-        assert_eq!(due, start + 1_000 * 100 * MS);
+        assert_eq!(due, START + 1_000 * 100 * MS);
     }
 
     #[test]
     fn a_cancelled_task_leaves_nothing_behind() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        let waiting = agenda.insert(now + MS, task(MS));
+        let mut agenda = Agenda::default();
+        let waiting = agenda.insert(START + MS, MS, run());
         assert!(agenda.cancel(waiting).is_some());
         assert!(agenda.cancel(waiting).is_none());
+        assert!(is_bare(&agenda));
         // Cancelled while it runs: it is not put back.
-        let running = agenda.insert(now, task(MS));
-        let taken = take(&mut agenda, now).pop().unwrap();
+        let running = agenda.insert(START, MS, run());
+        let taken = take(&mut agenda, START).pop().unwrap();
         assert!(agenda.cancel(running).is_none());
-        assert_eq!(agenda.put_back(vec![ran(taken, now, Next::Again)]).len(), 1);
-        assert!(agenda.order.is_empty() && agenda.due.is_empty());
+        assert_eq!(agenda.put_back(vec![ran(taken, START, Next::Again)]).len(), 1);
+        assert!(is_bare(&agenda));
     }
 
     #[test]
     fn a_task_that_stops_is_returned_to_be_dropped() {
-        let (mut agenda, now) = (Agenda::default(), Instant::now());
-        agenda.insert(now, task(MS));
-        let taken = take(&mut agenda, now).pop().unwrap();
-        assert_eq!(agenda.put_back(vec![ran(taken, now, Next::Stop)]).len(), 1);
-        assert!(agenda.order.is_empty() && agenda.due.is_empty());
+        let mut agenda = Agenda::default();
+        agenda.insert(START, MS, run());
+        let taken = take(&mut agenda, START).pop().unwrap();
+        assert_eq!(agenda.put_back(vec![ran(taken, START, Next::Stop)]).len(), 1);
+        assert!(is_bare(&agenda));
     }
 
     #[test]
     fn lateness_is_summed_over_all_and_ranked_over_the_last() {
+        let millis = Duration::from_millis;
         let mut samples = Samples::default();
         (0..1_000).for_each(|_| samples.add(1_000 * MS));
         (1..=512).for_each(|ms| samples.add(ms * MS));
         let summary = samples.summary();
-        assert_eq!((summary.count, summary.median, summary.p99), (1_512, 256 * MS, 506 * MS));
-        assert_eq!(summary.sum, (1_000 * 1_000 + 512 * 513 / 2) * MS);
+        assert_eq!((summary.count, summary.median, summary.p99), (1_512, millis(256), millis(506)));
+        assert_eq!(summary.sum, millis(1_000 * 1_000 + 512 * 513 / 2));
         assert_eq!(Samples::default().summary(), Lateness::default());
     }
 }

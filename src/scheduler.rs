@@ -4,7 +4,7 @@
 //! is due, or until 1 ms after its last wake, whichever is later: never early, and tasks that are close to each other share
 //! a wake-up. Nothing of a user's (a closure, its destructor) runs under the lock.
 
-use crate::agenda::{Agenda, BATCH, Lateness, Next, Ran, Run, Taken, Task};
+use crate::agenda::{Agenda, BATCH, Lateness, MAX_TASKS, Nanos, Next, Ran, Run, Taken};
 use crate::error::{Error, Result};
 use crate::lock;
 use crate::os;
@@ -12,9 +12,6 @@ use crate::shield::shielded;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// The most timers there may be: several for each of the connections that a machine holds.
-pub(crate) const MAX_TIMERS: usize = 65_536;
 
 /// The longest delay or period. A year is beyond any use and far from where adding to an `Instant` could overflow.
 pub(crate) const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -45,6 +42,8 @@ pub struct Scheduler {
 }
 
 struct Shared {
+    /// The agenda's time counts from here.
+    began: Instant,
     /// Guards all tasks. The thread waits for `changed`, which tells it of a task that is due earlier than what it
     /// sleeps for, and of the stop.
     agenda: Mutex<Agenda>,
@@ -91,15 +90,15 @@ impl Scheduler {
         if delay > MAX_DURATION {
             return Err(Error::invalid("a delay or a period is at most 366 days"));
         }
-        let due = Instant::now() + delay;
+        let due = self.shared.since_began(Instant::now()) + nanos(delay);
         let mut agenda = self.shared.lock();
-        if agenda.is_stopped || agenda.len() >= MAX_TIMERS {
+        if agenda.is_stopped || agenda.len() >= MAX_TASKS {
             let rule = if agenda.is_stopped { "the server has stopped" } else { "there are 65,536 timers already" };
             drop(agenda); // `run` is dropped behind the lock
             return Err(Error::invalid(rule));
         }
         let is_first = agenda.next_due().is_none_or(|first| due < first);
-        let id = agenda.insert(due, Task { period, run });
+        let id = agenda.insert(due, nanos(period), run);
         drop(agenda);
         if is_first {
             self.shared.changed.notify_one();
@@ -109,7 +108,7 @@ impl Scheduler {
 
     /// Starts the thread, which lives until [`Scheduler::stop`].
     pub(crate) fn start() -> io::Result<Scheduler> {
-        let shared = Arc::new(Shared { agenda: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared { began: Instant::now(), agenda: Mutex::default(), changed: Condvar::new() });
         let own = shared.clone();
         std::thread::Builder::new().name("scheduler".into()).spawn(move || own.run())?;
         Ok(Scheduler { shared })
@@ -117,9 +116,9 @@ impl Scheduler {
 
     /// Drops all tasks and ends the thread.
     pub(crate) fn stop(&self) {
-        let tasks = self.shared.lock().stop();
+        let left = self.shared.lock().stop();
         self.shared.changed.notify_one();
-        tasks.into_iter().for_each(drop_quietly);
+        left.into_iter().for_each(drop_quietly);
     }
 
     pub(crate) fn lateness(&self) -> Lateness {
@@ -144,8 +143,8 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {
-            let task = shared.lock().cancel(self.id);
-            drop(task); // behind the lock
+            let run = shared.lock().cancel(self.id);
+            drop(run); // behind the lock
         }
     }
 }
@@ -157,35 +156,46 @@ impl Shared {
 
     fn run(&self) {
         let mut batch: Vec<Taken> = Vec::with_capacity(BATCH);
-        let mut earliest = Instant::now();
+        let mut earliest = 0;
         while let Some(now) = self.sleep_until_due(earliest) {
-            earliest = now + TICK;
+            earliest = now + nanos(TICK);
             loop {
                 self.lock().take_due(now, &mut batch);
                 if batch.is_empty() {
                     break;
                 }
-                batch.iter().for_each(|taken| os::prefetch(&*taken.task.run)); // their ways from memory overlap
-                let ran: Vec<Ran> = batch.drain(..).map(run).collect();
+                batch.iter().for_each(|taken| os::prefetch(&*taken.run)); // their ways from memory overlap
+                let ran: Vec<Ran> = batch.drain(..).map(|taken| self.run_shielded(taken)).collect();
                 let over = self.lock().put_back(ran);
                 over.into_iter().for_each(drop_quietly);
             }
         }
     }
 
+    /// Runs a task without the lock.
+    fn run_shielded(&self, Taken { id, due, mut run }: Taken) -> Ran {
+        let now = Instant::now();
+        let after = shielded(move || (run(now), run));
+        Ran { id, due, started: self.since_began(now), after }
+    }
+
+    fn since_began(&self, now: Instant) -> Nanos {
+        nanos(now - self.began)
+    }
+
     /// Sleeps until a task is due, but not less than until `earliest`. `None` is the stop.
-    fn sleep_until_due(&self, earliest: Instant) -> Option<Instant> {
+    fn sleep_until_due(&self, earliest: Nanos) -> Option<Nanos> {
         let mut agenda = self.lock();
         loop {
             if agenda.is_stopped {
                 return None;
             }
-            let now = Instant::now();
+            let now = self.since_began(Instant::now());
             let wake = agenda.next_due().map(|due| due.max(earliest));
             agenda = match wake {
                 Some(wake) if wake <= now => return Some(now),
                 Some(wake) => {
-                    let waited = self.changed.wait_timeout(agenda, wake - now);
+                    let waited = self.changed.wait_timeout(agenda, Duration::from_nanos(wake - now));
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => self.changed.wait(agenda).unwrap_or_else(PoisonError::into_inner),
@@ -194,17 +204,13 @@ impl Shared {
     }
 }
 
-/// Drops a task. Its captures may have destructors that panic, and those must not end the thread.
-fn drop_quietly(task: Task) {
-    let _ = shielded(|| drop(task));
+fn nanos(duration: Duration) -> Nanos {
+    duration.as_nanos() as Nanos // 584 years, and no duration here is longer than one
 }
 
-/// Runs a task without the lock.
-fn run(taken: Taken) -> Ran {
-    let Taken { id, due, mut task } = taken;
-    let started = Instant::now();
-    let after = shielded(move || ((task.run)(started), task));
-    Ran { id, due, started, after }
+/// Drops what is left of a task. Its captures may have destructors that panic, and those must not end the thread.
+fn drop_quietly(run: Run) {
+    let _ = shielded(|| drop(run));
 }
 
 #[cfg(test)]
@@ -280,7 +286,7 @@ mod tests {
         let scheduler = Scheduler::start().unwrap();
         assert!(scheduler.once(MAX_DURATION + MS, || ()).is_err());
         assert!(scheduler.every(Duration::MAX, || ()).is_err());
-        let timers: Vec<_> = (0..MAX_TIMERS).map(|_| scheduler.once(MAX_DURATION, || ()).unwrap()).collect();
+        let timers: Vec<_> = (0..MAX_TASKS).map(|_| scheduler.once(MAX_DURATION, || ()).unwrap()).collect();
         assert!(scheduler.once(MS, || ()).is_err());
         drop(timers);
         assert!(scheduler.every(Duration::ZERO, || ()).is_ok());

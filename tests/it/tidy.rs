@@ -198,7 +198,7 @@ const LIMITS: [(&str, &str, &str); 21] = [
     ("16 MiB (`--history-total`)", "src/topics.rs", "total_bytes: 16 << 20,"),
     ("1,024 (`--max-topics`)", "src/topics.rs", "topics: 1024,"),
     ("(`--max-topics`); 64 |", "src/topics.rs", "MAX_ON_A_STREAM: usize = 64;"),
-    ("timers | 65,536 |", "src/scheduler.rs", "MAX_TIMERS: usize = 65_536;"),
+    ("timers | 65,536 |", "src/agenda.rs", "MAX_TASKS: usize = 65_536;"),
     ("delayed publishes | 1,024, 1 MiB |", "src/bin/tidings/serve.rs", "MAX_DELAYED: usize = 1024;"),
     ("delayed publishes | 1,024, 1 MiB |", "src/bin/tidings/serve.rs", "MAX_DELAYED_BYTES: usize = 1 << 20;"),
     ("onto an open stream | 8 KiB |", "src/connection.rs", "MAX_PIPELINED: usize = 8 * 1024;"),
