@@ -1,12 +1,10 @@
 //! The agenda: all tasks in the order in which they are due. The pure part of the scheduler: it has no thread and is told
 //! what time it is, so its tests sleep not once.
 //!
-//! Tasks have a place each, and a heap knows in which order they are due. A repeated task is due again one period after it
+//! Tasks have a place each, and an ordered set tells who is due when. A repeated task is due again one period after it
 //! *was* due, not after it ran, so nothing drifts.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Nanoseconds: a length of time, or the time since the scheduler began. As plain numbers they are quickly compared.
@@ -50,9 +48,8 @@ pub(crate) struct Ran {
 /// All tasks in the order in which they are due.
 #[derive(Default)]
 pub(crate) struct Agenda {
-    /// Who is due when, the earliest first. Of a task that is cancelled the entry stays for now: it is *stale*.
-    order: BinaryHeap<Reverse<(Nanos, u64)>>,
-    stale: usize,
+    /// When who is due, for all tasks that do not run.
+    order: BTreeSet<(Nanos, u64)>,
     places: Vec<Place>,
     /// Places to be used again.
     free: Vec<usize>,
@@ -66,6 +63,7 @@ pub(crate) struct Agenda {
 struct Place {
     /// Whose place it is; nobody's if `None`.
     id: Option<u64>,
+    due: Nanos,
     period: Nanos,
     /// Taken out while it runs.
     run: Option<Run>,
@@ -82,12 +80,12 @@ impl Agenda {
         let place = self.free.pop().unwrap_or(self.places.len());
         let id = self.made * MAX_TASKS as u64 + place as u64;
         self.made += 1;
-        let task = Place { id: Some(id), period, run: Some(run) };
+        let task = Place { id: Some(id), due, period, run: Some(run) };
         match self.places.get_mut(place) {
             Some(free) => *free = task,
             None => self.places.push(task),
         }
-        self.order.push(Reverse((due, id)));
+        self.order.insert((due, id));
         id
     }
 
@@ -96,26 +94,16 @@ impl Agenda {
         self.places.len() - self.free.len()
     }
 
-    pub(crate) fn next_due(&mut self) -> Option<Nanos> {
-        loop {
-            let Reverse((due, id)) = *self.order.peek()?;
-            if self.find(id).is_some() {
-                return Some(due);
-            }
-            self.order.pop();
-            self.stale -= 1;
-        }
+    pub(crate) fn next_due(&self) -> Option<Nanos> {
+        self.order.first().map(|(due, _)| *due)
     }
 
     /// Takes what is due, up to a batch.
     pub(crate) fn take_due(&mut self, now: Nanos, batch: &mut Vec<Taken>) {
-        while batch.len() < BATCH {
-            let Some(first) = self.order.peek_mut().filter(|first| first.0.0 <= now) else { return };
-            let Reverse((due, id)) = PeekMut::pop(first);
-            match self.find(id).and_then(|place| place.run.take()) {
-                Some(run) => batch.push(Taken { id, due, run }),
-                None => self.stale -= 1,
-            }
+        while batch.len() < BATCH && self.next_due().is_some_and(|due| due <= now) {
+            let Some((due, id)) = self.order.pop_first() else { return };
+            let run = self.places[place_of(id)].run.take();
+            batch.extend(run.map(|run| Taken { id, due, run }));
         }
     }
 
@@ -126,9 +114,10 @@ impl Agenda {
             self.lateness.add(started - due);
             match (self.find(id), after) {
                 (Some(place), Some((Next::Again, run))) => {
+                    place.due = due_again(due, place.period, started);
                     place.run = Some(run);
-                    let due = due_again(due, place.period, started);
-                    self.order.push(Reverse((due, id)));
+                    let due = place.due;
+                    self.order.insert((due, id));
                 }
                 (place, after) => {
                     if place.is_some() {
@@ -143,12 +132,10 @@ impl Agenda {
 
     /// Takes a task out. One that runs is returned by [`Agenda::put_back`].
     pub(crate) fn cancel(&mut self, id: u64) -> Option<Run> {
-        let run = self.find(id)?.run.take();
+        let place = self.find(id)?;
+        let (due, run) = (place.due, place.run.take());
+        self.order.remove(&(due, id));
         self.free(id);
-        if run.is_some() {
-            self.stale += 1;
-            self.sweep();
-        }
         run
     }
 
@@ -160,15 +147,6 @@ impl Agenda {
     fn free(&mut self, id: u64) {
         self.places[place_of(id)].id = None;
         self.free.push(place_of(id));
-    }
-
-    /// Clears the stale entries away once they are more than half, so that each costs its share once.
-    fn sweep(&mut self) {
-        if self.stale > self.order.len() / 2 {
-            let places = &self.places;
-            self.order.retain(|Reverse((_, id))| places[place_of(*id)].id == Some(*id));
-            self.stale = 0;
-        }
     }
 
     pub(crate) fn lateness(&self) -> Lateness {
@@ -255,7 +233,7 @@ mod tests {
     }
 
     fn is_bare(agenda: &Agenda) -> bool {
-        agenda.order.is_empty() && agenda.stale == 0 && agenda.len() == 0
+        agenda.order.is_empty() && agenda.len() == 0
     }
 
     #[test]

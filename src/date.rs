@@ -16,14 +16,22 @@ pub fn iso8601(time: SystemTime) -> String {
     let Utc { year, month, day, hour, minute, second, millis, .. } = Utc::of(time);
     // Every event of a clock has one: by `format!` this was a third of what such an event costs beside its write.
     let mut text = *b"0000-00-00T00:00:00.000Z";
-    let numbers = [(0..4, year), (5..7, month), (8..10, day), (11..13, hour), (14..16, minute), (17..19, second)];
-    for (place, mut number) in numbers.into_iter().chain([(20..23, millis)]) {
-        for digit in text[place].iter_mut().rev() {
-            *digit += (number % 10) as u8;
-            number /= 10;
-        }
-    }
+    put(&mut text[0..4], year);
+    put(&mut text[5..7], month);
+    put(&mut text[8..10], day);
+    put(&mut text[11..13], hour);
+    put(&mut text[14..16], minute);
+    put(&mut text[17..19], second);
+    put(&mut text[20..23], millis);
     String::from_utf8(text.to_vec()).expect("digits and signs are ASCII")
+}
+
+/// Writes a number over zeros, as many digits as there are.
+fn put(zeros: &mut [u8], mut number: u64) {
+    for digit in zeros.iter_mut().rev() {
+        *digit += (number % 10) as u8;
+        number /= 10;
+    }
 }
 
 /// The time as HTTP wants it, an IMF-fixdate (RFC 9110, section 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -50,7 +58,8 @@ struct Utc {
 impl Utc {
     fn of(time: SystemTime) -> Utc {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let total = u64::try_from(since_epoch.as_millis()).unwrap_or(LAST_MILLIS).min(LAST_MILLIS);
+        let millis = since_epoch.as_secs().saturating_mul(1000).saturating_add(since_epoch.subsec_millis().into());
+        let total = millis.min(LAST_MILLIS);
         let (seconds, millis) = (total / 1000, total % 1000);
         let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
         let (year, month, day) = civil_from_days(days);
