@@ -473,7 +473,7 @@ mod tests {
             ("Access-Control-Max-Age", "7200"),
         ];
         assert_eq!(answer.status(), 204);
-        assert!(answer.fields.iter().map(|(name, value)| (*name, value.as_str())).eq(expected));
+        assert!(answer.fields.iter().map(|(name, value)| (*name, &**value)).eq(expected));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::os::{self, Interest};
 use crate::outbox::{Drainer, Outbox, STALL_LIMIT, refusal_retry};
 use crate::queue::{Carrier, Closed, Queue};
 use crate::request::Request;
-use crate::response::{Body, Framing, Open, Response, encode_head};
+use crate::response::{Body, Fields, Framing, Open, Response, encode_head};
 use crate::roster::Seat;
 use crate::scheduler::Scheduler;
 use crate::shield::shielded;
@@ -126,7 +126,7 @@ impl Connection<'_> {
         let response = self.answer(head, &form);
         let form = Form { keep_alive: form.keep_alive && !self.wire.has_unread_body, ..form };
         match response.body {
-            Body::Stream(open) if !form.is_head => self.stream(response.status, response.fields, &form, &path, open),
+            Body::Stream(open) if !form.is_head => self.stream(response.status, response.fields, &form, path, open),
             body => self.write(Response { body, ..response }, &form),
         }
     }
@@ -165,7 +165,7 @@ impl Connection<'_> {
             Body::Stream(_) => (form.stream_framing(), Vec::new()),
         };
         let date = http_date(SystemTime::now());
-        let mut bytes = encode_head(response.status, &response.fields, framing, &date, form.keep_alive);
+        let mut bytes = encode_head(Vec::new(), response.status, &response.fields, framing, &date, form.keep_alive);
         if !form.is_head {
             bytes.reserve_exact(body.len());
             bytes.extend_from_slice(&body);
@@ -182,22 +182,18 @@ impl Connection<'_> {
     }
 
     /// Opens a stream and watches over it until it is over.
-    fn stream(
-        &mut self,
-        status: u16,
-        fields: Vec<(&'static str, String)>,
-        form: &Form,
-        path: &str,
-        open: Open,
-    ) -> After {
+    fn stream(&mut self, status: u16, fields: Fields, form: &Form, path: Box<str>, open: Open) -> After {
         let context = self.context;
         let carrier = match (form.version, form.keep_alive) {
             (Version::Http11, true) => Carrier::Persistent,
             (Version::Http11, false) => Carrier::Chunked,
             (Version::Http10, _) => Carrier::Bare,
         };
+        // The buffer that the request came in carries the head out: a stream may last for weeks, and has no other use for it.
+        let buffer = self.wire.take_empty_buffer();
         let date = http_date(SystemTime::now());
-        let head = encode_head(status, &fields, form.stream_framing(), &date, form.keep_alive);
+        let head = encode_head(buffer, status, &fields, form.stream_framing(), &date, form.keep_alive);
+        drop(date);
         let socket = self.wire.socket.clone();
         let queue = Queue::new(socket, carrier, head, context.first.clone(), context.queue_bytes);
         let outbox = Outbox::new(queue, context.drainer.clone());
@@ -222,19 +218,17 @@ impl Connection<'_> {
     }
 
     /// Says that there is no room. The answer's own fields that let another origin read it stay.
-    fn refuse_stream(&mut self, fields: Vec<(&'static str, String)>, form: &Form) -> After {
+    fn refuse_stream(&mut self, fields: Fields, form: &Form) -> After {
         let mut response = full(form.wants_event_stream);
-        let kept = fields.into_iter().filter(|(name, _)| name.starts_with("Access-Control-") || *name == "Vary");
-        response.fields.extend(kept);
+        let fields = fields.into_owned().into_iter();
+        let kept = fields.filter(|(name, _)| name.starts_with("Access-Control-") || *name == "Vary");
+        response.fields.to_mut().extend(kept);
         self.write(response, form)
     }
 
     /// Sleeps beside an open stream, until it is closed: by the end of what the client sends, which is how one that
     /// leaves is noticed at once; or by somebody else, whose cut ends the sleep.
     fn watch(&mut self, outbox: &Arc<Outbox>) {
-        if self.wire.buffer.is_empty() {
-            self.wire.buffer = Vec::new(); // a stream may last for weeks: give the head's memory back
-        }
         os::trim_stack();
         while outbox.closed().is_none() {
             let mut until = outbox.heartbeat(&self.context.comment, self.context.heartbeat);
@@ -299,6 +293,11 @@ enum Filled {
 }
 
 impl Wire {
+    /// The buffer's memory, unless there are bytes in it.
+    fn take_empty_buffer(&mut self) -> Vec<u8> {
+        if self.buffer.is_empty() { std::mem::take(&mut self.buffer) } else { Vec::new() }
+    }
+
     /// Waits for bytes and reads some.
     fn fill(&mut self, until: Instant) -> io::Result<Filled> {
         loop {

@@ -4,6 +4,7 @@
 //! room reads no clock; it is given the time. Both forms are UTC with a year of four digits, so a time before 1970 is
 //! shown as 1970 and one after 9999 as the last instant of 9999: a box whose clock is wrong still answers.
 
+use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// 9999-12-31T23:59:59.999Z in milliseconds, the last instant that four digits of a year can tell.
@@ -40,7 +41,10 @@ pub(crate) fn http_date(time: SystemTime) -> String {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let Utc { year, month, day, weekday, hour, minute, second, .. } = Utc::of(time);
     let (weekday, month) = (DAYS[weekday as usize], MONTHS[month as usize - 1]);
-    format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+    let mut text = String::with_capacity("Sun, 06 Nov 1994 08:49:37 GMT".len());
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT");
+    text
 }
 
 /// A point in time in the parts people read. Months and days count from 1, weekdays from Sunday = 0.

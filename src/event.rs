@@ -6,7 +6,6 @@
 
 use crate::error::{Error, Result};
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -265,10 +264,12 @@ fn breaks_the_line(value: &str) -> bool {
 /// 11: the length of the bare bytes, 17, in hexadecimal
 /// ```
 pub(crate) struct Frame {
-    bytes: Box<[u8]>,
-    chunk_start: usize,
-    bare: Range<usize>,
+    bytes: Vec<u8>,
+    bare_end: usize,
     events: u32,
+    // Both are within the room for the size line.
+    bare_start: u8,
+    chunk_start: u8,
 }
 
 /// Room for the size line: sixteen hexadecimal digits, which hold any length there is, and CRLF.
@@ -308,7 +309,7 @@ impl Frame {
     }
 
     /// Something the server says of itself: not counted as an event.
-    pub(crate) fn announcement(event_type: &str, id: Option<&str>, data: &str) -> Frame {
+    pub(crate) fn announcement(event_type: &str, id: Option<&str>, data: String) -> Frame {
         let event_type = EventType(format!("{RESERVED}{event_type}"));
         Frame::encoded(&Event::data(data).with_type(event_type), id, 0)
     }
@@ -324,16 +325,16 @@ impl Frame {
     /// the chunk framing the end of the connection is the end of the stream.
     pub(crate) fn tail(last: Option<&Event>) -> Frame {
         let Some(event) = last else {
-            return Frame { bytes: LAST_CHUNK.into(), chunk_start: 0, bare: 0..0, events: 0 };
+            return Frame { bytes: LAST_CHUNK.into(), bare_end: 0, events: 0, bare_start: 0, chunk_start: 0 };
         };
         let chunk = Frame::event(event);
-        let bytes = [&chunk.bytes, LAST_CHUNK].concat().into();
+        let bytes = [&chunk.bytes, LAST_CHUNK].concat();
         Frame { bytes, ..chunk }
     }
 
-    /// A response head, which is no chunk: both forms are the same.
+    /// A response head, which is no chunk: both forms are the same. Room that it has left stays: it is gone in a moment.
     pub(crate) fn head(head: Vec<u8>) -> Frame {
-        Frame { chunk_start: 0, bare: 0..head.len(), bytes: head.into(), events: 0 }
+        Frame { bare_end: head.len(), bytes: head, events: 0, bare_start: 0, chunk_start: 0 }
     }
 
     fn encoded(event: &Event, id: Option<&str>, events: u32) -> Frame {
@@ -345,20 +346,21 @@ impl Frame {
         let mut bytes = Vec::with_capacity(SIZE_LINE + length + "\r\n".len());
         bytes.resize(SIZE_LINE, 0);
         encode(&mut bytes);
-        let end = bytes.len();
-        let chunk_start = write_size_line(end - SIZE_LINE, &mut bytes[..SIZE_LINE]);
+        let bare_end = bytes.len();
+        let chunk_start = write_size_line(bare_end - SIZE_LINE, &mut bytes[..SIZE_LINE]) as u8;
         bytes.extend_from_slice(b"\r\n");
-        Frame { bytes: bytes.into(), chunk_start, bare: SIZE_LINE..end, events }
+        bytes.shrink_to_fit();
+        Frame { bytes, bare_end, events, bare_start: SIZE_LINE as u8, chunk_start }
     }
 
     /// What an HTTP/1.1 client gets.
     pub(crate) fn chunked(&self) -> &[u8] {
-        &self.bytes[self.chunk_start..]
+        &self.bytes[usize::from(self.chunk_start)..]
     }
 
     /// What an HTTP/1.0 client gets.
     pub(crate) fn bare(&self) -> &[u8] {
-        &self.bytes[self.bare.clone()]
+        &self.bytes[usize::from(self.bare_start)..self.bare_end]
     }
 
     /// What it takes of memory.

@@ -141,7 +141,7 @@ impl Hub {
         let (kept, frames): (Vec<_>, Vec<_>) = positions
             .zip(events)
             .map(|(position, event)| {
-                let frame = Arc::new(Frame::with_id(event, &position.to_string()));
+                let frame = Arc::new(Frame::with_id(event, &position.text()));
                 ((position, frame.clone()), frame)
             })
             .unzip();
@@ -167,7 +167,7 @@ impl Hub {
         if events.len() == 1 {
             return false;
         }
-        let id = self.inner.start.to_string(); // no later id is shorter
+        let id = self.inner.start.text(); // no later id is shorter
         let least: usize = events.iter().map(|event| event.least_length(Some(&id))).sum();
         least > self.inner.history.publish_bytes
     }
@@ -245,12 +245,13 @@ impl Hub {
                     drop(all);
                     return Err(refuse(&outbox));
                 }
-                let open = Frame::announcement("open", Some(&all.newest.to_string()), &position_json(all.newest));
+                let position = all.newest.text();
+                let data = ["{\"position\":\"", &position, "\"}"].concat();
+                let open = Frame::announcement("open", Some(&position), data);
                 outbox.enqueue(frames.into_iter().chain([Arc::new(open)]))?;
-                all.join(&reader.topics, &stream);
+                let topics = all.join(&reader.topics, &stream);
                 drop(all);
                 let key = Arc::as_ptr(&outbox) as usize;
-                let topics = reader.topics;
                 outbox.attach(Box::new(Subscription { hub: Arc::downgrade(&self.inner), topics, key }));
                 outbox.flush();
                 return Ok(());
@@ -303,19 +304,15 @@ impl Reader {
         all.counts.replayed += frames.len() as u64;
         let asked = self.unknown.take().or_else(|| {
             let position = self.position?;
-            self.topics.iter().any(|topic| all.has_lost(topic, position)).then(|| position.to_string())
+            self.topics.iter().any(|topic| all.has_lost(topic, position)).then(|| position.text())
         });
         if let Some(asked) = asked {
             all.counts.gaps += 1;
-            frames.insert(0, Arc::new(Frame::announcement("gap", None, &gap_json(&asked, first, all.newest))));
+            frames.insert(0, Arc::new(Frame::announcement("gap", None, gap_json(&asked, first, all.newest))));
         }
         self.position = last.or(self.position);
         (frames, is_all)
     }
-}
-
-fn position_json(position: Position) -> String {
-    format!(r#"{{"position":"{position}"}}"#)
 }
 
 fn gap_json(asked: &str, oldest: Option<Position>, newest: Position) -> String {

@@ -101,6 +101,7 @@ mod hub;
 mod json;
 mod lock;
 mod log;
+mod number;
 mod os;
 mod outbox;
 mod queue;

@@ -2,10 +2,11 @@
 //! advised about memory and caches. All `unsafe` of the crate stands here, each block with its reason, behind functions
 //! that are safe to call.
 //!
-//! There is one door per platform: numbers come from the ladder in [`number`], and a system that is not on it gets a
+//! There is one door per platform: numbers come from the ladder in `number.rs`, and a system that is not on it gets a
 //! working server without the option, never a build error. What is not Unix has no `poll`: there, waiting is a short
 //! sleep and another try.
 
+use crate::number;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -42,11 +43,8 @@ const BACKLOG: i32 = 4096;
 /// Ready may be said too often, never too seldom: the caller tries its non-blocking operation and comes back.
 pub(crate) fn wait(socket: &TcpStream, interest: Interest, until: Instant) -> io::Result<bool> {
     loop {
-        let mut poller = Poller::new();
-        let entry = poller.add(socket, interest);
         // A signal or a rounded timeout ends the wait early: look at the clock again.
-        poller.wait(Some(until.saturating_duration_since(Instant::now())))?;
-        if poller.is_ready(entry) {
+        if wait_once(socket, interest, until.saturating_duration_since(Instant::now()))? {
             return Ok(true);
         }
         if Instant::now() >= until {
@@ -121,6 +119,16 @@ mod unix {
     const POLLIN: c_short = 1;
     const POLLOUT: c_short = 4;
 
+    impl PollFd {
+        fn new(file: &impl AsFd, interest: Interest) -> PollFd {
+            let events = match interest {
+                Interest::Read => POLLIN,
+                Interest::Write => POLLOUT,
+            };
+            PollFd { fd: file.as_fd().as_raw_fd(), events, revents: 0 }
+        }
+    }
+
     /// `nfds_t`.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     type Count = std::ffi::c_ulong;
@@ -165,6 +173,30 @@ mod unix {
         fn mallopt(parameter: c_int, value: c_int) -> c_int;
     }
 
+    /// One `poll(2)`: until something is ready, the time is over or a signal came.
+    fn poll_all(entries: &mut [PollFd], timeout: Option<Duration>) -> io::Result<()> {
+        // Rounded up, so that a wait of half a millisecond is not a spin.
+        let timeout_ms =
+            timeout.map_or(-1, |t| c_int::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX));
+        // SAFETY: the pointer and the count are of one live, exclusively borrowed slice of the C struct's layout.
+        let found = unsafe { poll(entries.as_mut_ptr(), entries.len() as Count, timeout_ms) };
+        if found >= 0 {
+            return Ok(());
+        }
+        entries.iter_mut().for_each(|entry| entry.revents = 0);
+        match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            error => Err(error),
+        }
+    }
+
+    /// Waits for one socket, on the stack alone: a thread that sleeps beside a stream keeps no heap for it.
+    pub(crate) fn wait_once(socket: &TcpStream, interest: Interest, timeout: Duration) -> io::Result<bool> {
+        let mut entry = [PollFd::new(socket, interest)];
+        poll_all(&mut entry, Some(timeout))?;
+        Ok(entry[0].revents != 0)
+    }
+
     /// A set of sockets to wait on, for the two threads that watch many: accept and the drainer.
     pub(crate) struct Poller {
         entries: Vec<PollFd>,
@@ -182,29 +214,12 @@ mod unix {
         /// Adds a socket and says where [`Poller::is_ready`] finds it. The caller keeps the socket open until after the
         /// wait; if it does not, the wait is about another file, which can only make ready be said too often.
         pub(crate) fn add(&mut self, socket: &impl AsFd, interest: Interest) -> usize {
-            let events = match interest {
-                Interest::Read => POLLIN,
-                Interest::Write => POLLOUT,
-            };
-            self.entries.push(PollFd { fd: socket.as_fd().as_raw_fd(), events, revents: 0 });
+            self.entries.push(PollFd::new(socket, interest));
             self.entries.len() - 1
         }
 
-        /// One `poll(2)`: until something is ready, the time is over or a signal came.
         pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-            // Rounded up, so that a wait of half a millisecond is not a spin.
-            let timeout_ms =
-                timeout.map_or(-1, |t| c_int::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX));
-            // SAFETY: the pointer and the count are of one live, exclusively borrowed Vec of the C struct's layout.
-            let found = unsafe { poll(self.entries.as_mut_ptr(), self.entries.len() as Count, timeout_ms) };
-            if found >= 0 {
-                return Ok(());
-            }
-            self.entries.iter_mut().for_each(|entry| entry.revents = 0);
-            match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-                error => Err(error),
-            }
+            poll_all(&mut self.entries, timeout)
         }
 
         pub(crate) fn is_ready(&self, entry: usize) -> bool {
@@ -395,6 +410,15 @@ mod elsewhere {
 
     const NAP: Duration = Duration::from_millis(5);
 
+    fn nap(timeout: Duration) {
+        std::thread::sleep(timeout.min(NAP));
+    }
+
+    pub(crate) fn wait_once(_: &TcpStream, _: Interest, timeout: Duration) -> io::Result<bool> {
+        nap(timeout);
+        Ok(true)
+    }
+
     impl Poller {
         pub(crate) fn new() -> Poller {
             Poller { entries: 0 }
@@ -410,7 +434,7 @@ mod elsewhere {
         }
 
         pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-            std::thread::sleep(timeout.map_or(NAP, |timeout| timeout.min(NAP)));
+            nap(timeout.unwrap_or(NAP));
             Ok(())
         }
 
@@ -480,116 +504,6 @@ pub(crate) fn prepare(socket: &TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The numbers behind the names, system by system. An option is its level and its name; `None` where there is none.
-mod number {
-    pub(super) type SocketOption = Option<(i32, i32)>;
-    #[cfg(unix)]
-    const IPPROTO_TCP: i32 = 6;
-
-    #[cfg(unix)]
-    const fn tcp(name: i32) -> SocketOption {
-        Some((IPPROTO_TCP, name))
-    }
-
-    /// Signal numbers and dispositions that POSIX fixes, or that every Unix shares.
-    #[cfg(unix)]
-    mod signals {
-        pub(crate) const SIGINT: i32 = 2;
-        pub(crate) const SIGTERM: i32 = 15;
-        pub(crate) const SIG_DFL: usize = 0;
-        pub(crate) const SIG_ERR: usize = usize::MAX;
-    }
-    #[cfg(unix)]
-    pub(super) use signals::*;
-
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    mod system {
-        use super::*;
-        /// Linux took over the numbers of the systems it first ran beside: MIPS and SPARC have those of IRIX and SunOS.
-        const OLD_NUMBERS: bool = cfg!(any(
-            target_arch = "mips",
-            target_arch = "mips64",
-            target_arch = "mips32r6",
-            target_arch = "mips64r6",
-            target_arch = "sparc",
-            target_arch = "sparc64"
-        ));
-        const IS_SPARC: bool = cfg!(any(target_arch = "sparc", target_arch = "sparc64"));
-        pub(crate) const KEEPALIVE: SocketOption = Some(if OLD_NUMBERS { (0xffff, 8) } else { (1, 9) });
-        pub(crate) const KEEPALIVE_IDLE: SocketOption = tcp(4);
-        pub(crate) const KEEPALIVE_INTERVAL: SocketOption = tcp(5);
-        pub(crate) const KEEPALIVE_PROBES: SocketOption = tcp(6);
-        pub(crate) const USER_TIMEOUT: SocketOption = tcp(18);
-        pub(crate) const NOTSENT_LOWAT: SocketOption = tcp(25);
-        pub(crate) const RLIMIT_NOFILE: i32 = if IS_SPARC {
-            6
-        } else if OLD_NUMBERS {
-            5
-        } else {
-            7
-        };
-    }
-
-    #[cfg(any(target_os = "macos", target_os = "ios"))]
-    mod system {
-        use super::*;
-        pub(crate) const KEEPALIVE: SocketOption = Some((0xffff, 8));
-        pub(crate) const KEEPALIVE_IDLE: SocketOption = tcp(0x10);
-        pub(crate) const KEEPALIVE_INTERVAL: SocketOption = tcp(0x101);
-        pub(crate) const KEEPALIVE_PROBES: SocketOption = tcp(0x102);
-        pub(crate) const USER_TIMEOUT: SocketOption = None;
-        pub(crate) const NOTSENT_LOWAT: SocketOption = tcp(0x201);
-        pub(crate) const RLIMIT_NOFILE: i32 = 8;
-    }
-
-    #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
-    mod system {
-        use super::*;
-        pub(crate) const KEEPALIVE: SocketOption = Some((0xffff, 8));
-        pub(crate) const KEEPALIVE_IDLE: SocketOption = tcp(0x100);
-        pub(crate) const KEEPALIVE_INTERVAL: SocketOption = tcp(0x200);
-        pub(crate) const KEEPALIVE_PROBES: SocketOption = tcp(0x400);
-        pub(crate) const USER_TIMEOUT: SocketOption = None;
-        pub(crate) const NOTSENT_LOWAT: SocketOption = None;
-        pub(crate) const RLIMIT_NOFILE: i32 = 8;
-    }
-
-    #[cfg(target_os = "netbsd")]
-    mod system {
-        use super::*;
-        pub(crate) const KEEPALIVE: SocketOption = Some((0xffff, 8));
-        pub(crate) const KEEPALIVE_IDLE: SocketOption = tcp(3);
-        pub(crate) const KEEPALIVE_INTERVAL: SocketOption = tcp(5);
-        pub(crate) const KEEPALIVE_PROBES: SocketOption = tcp(6);
-        pub(crate) const USER_TIMEOUT: SocketOption = None;
-        pub(crate) const NOTSENT_LOWAT: SocketOption = None;
-        pub(crate) const RLIMIT_NOFILE: i32 = 8;
-    }
-
-    /// Any other Unix: what Berkeley's sockets have had since the beginning. Elsewhere the numbers are never used.
-    #[cfg(not(any(
-        target_os = "linux",
-        target_os = "android",
-        target_os = "macos",
-        target_os = "ios",
-        target_os = "freebsd",
-        target_os = "dragonfly",
-        target_os = "netbsd"
-    )))]
-    mod system {
-        use super::*;
-        pub(crate) const KEEPALIVE: SocketOption = if cfg!(unix) { Some((0xffff, 8)) } else { None };
-        pub(crate) const KEEPALIVE_IDLE: SocketOption = None;
-        pub(crate) const KEEPALIVE_INTERVAL: SocketOption = None;
-        pub(crate) const KEEPALIVE_PROBES: SocketOption = None;
-        pub(crate) const USER_TIMEOUT: SocketOption = None;
-        pub(crate) const NOTSENT_LOWAT: SocketOption = None;
-        #[cfg(unix)]
-        pub(crate) const RLIMIT_NOFILE: i32 = 8;
-    }
-    pub(super) use system::*;
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -56,7 +56,7 @@ impl Outbox {
     /// leave in one write.
     pub(crate) fn new(queue: Queue, drainer: Arc<Drainer>) -> Arc<Outbox> {
         let socket = queue.socket().map_or_else(Weak::new, |socket| Arc::downgrade(&socket));
-        let state = State { queue, guards: Vec::new() };
+        let state = State { queue, guards: Vec::with_capacity(2) }; // its line on the roster; a subscription or a timer
         Arc::new(Outbox { state: Mutex::new(state), holders: AtomicUsize::new(0), drainer, socket })
     }
 

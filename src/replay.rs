@@ -5,7 +5,7 @@
 
 use crate::event::{EventId, Frame};
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 /// The place of an event in a hub's one order, and as text its id: `<unix-ms>-<n>`.
@@ -30,7 +30,13 @@ impl Position {
     }
 
     pub(crate) fn id(self) -> EventId {
-        EventId::new(self.to_string()).expect("digits and a hyphen")
+        EventId::new(self.text()).expect("digits and a hyphen")
+    }
+
+    pub(crate) fn text(self) -> String {
+        let mut text = String::with_capacity(32); // a run's first million years have room in it
+        let _ = write!(text, "{self}"); // writing to a String cannot fail
+        text
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::queue::Closed;
 use crate::stream::Stream;
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 
@@ -40,9 +41,22 @@ const REPEATED: [&str; 2] = ["Set-Cookie", "Vary"];
 /// ```
 pub struct Response {
     pub(crate) status: u16,
-    pub(crate) fields: Vec<(&'static str, String)>,
+    pub(crate) fields: Fields,
     pub(crate) body: Body,
 }
+
+/// A name and a value.
+pub(crate) type Field = (&'static str, Cow<'static, str>);
+
+/// Those of most streams are the same, and stand in no memory of their own.
+pub(crate) type Fields = Cow<'static, [Field]>;
+
+const STREAM_FIELDS: &[Field] = &[
+    ("Content-Type", Cow::Borrowed("text/event-stream; charset=utf-8")),
+    ("Cache-Control", Cow::Borrowed("no-cache, no-store, no-transform")),
+    // nginx would otherwise collect events until its buffer is full.
+    ("X-Accel-Buffering", Cow::Borrowed("no")),
+];
 
 pub(crate) enum Body {
     Bytes(Vec<u8>),
@@ -66,10 +80,10 @@ impl Response {
     pub fn bytes(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Response {
         let status = if (200..=999).contains(&status) { status } else { 500 };
         if matches!(status, 204 | 205 | 304) {
-            return Response { status, fields: Vec::new(), body: Body::Bytes(Vec::new()) };
+            return Response { status, fields: Cow::Borrowed(&[]), body: Body::Bytes(Vec::new()) };
         }
-        let fields = vec![("Content-Type", content_type.to_owned())];
-        Response { status, fields, body: Body::Bytes(body.into()) }
+        let fields = vec![("Content-Type", content_type.into())];
+        Response { status, fields: fields.into(), body: Body::Bytes(body.into()) }
     }
 
     /// An event stream. `open` is called on the connection's own thread with the [`Stream`]; the stream lasts as long
@@ -89,13 +103,7 @@ impl Response {
     ///
     /// To `HEAD` the fields are sent alone, and `open` is not called.
     pub fn stream(open: impl FnOnce(Stream) -> Result<(), Closed> + Send + 'static) -> Response {
-        let fields = vec![
-            ("Content-Type", "text/event-stream; charset=utf-8".to_owned()),
-            ("Cache-Control", "no-cache, no-store, no-transform".to_owned()),
-            // nginx would otherwise collect events until its buffer is full.
-            ("X-Accel-Buffering", "no".to_owned()),
-        ];
-        Response { status: 200, fields, body: Body::Stream(Box::new(open)) }
+        Response { status: 200, fields: STREAM_FIELDS.into(), body: Body::Stream(Box::new(open)) }
     }
 
     /// Sets a field, in place of an earlier one of the same name; `Set-Cookie` and `Vary` are added to those with
@@ -105,10 +113,11 @@ impl Response {
     /// and ignored here, and so is a name that is no token (RFC 9110, section 5.6.2). A control character in a value,
     /// CR and LF among them, becomes a space: a value that came from a client cannot add a field or split the answer.
     pub fn field(mut self, name: &'static str, value: impl Into<String>) -> Response {
-        let value = value.into();
+        let value = Cow::Owned(value.into());
         let may_repeat = contains(&REPEATED, name);
-        self.fields.retain(|(set, earlier)| !set.eq_ignore_ascii_case(name) || may_repeat && *earlier != value);
-        self.fields.push((name, value));
+        let fields = self.fields.to_mut();
+        fields.retain(|(set, earlier)| !set.eq_ignore_ascii_case(name) || may_repeat && *earlier != value);
+        fields.push((name, value));
         self
     }
 
@@ -140,18 +149,19 @@ pub(crate) enum Framing {
     UntilClose,
 }
 
-/// The bytes of a response head, with its empty line, in one allocation. `date` is an IMF-fixdate. 204 and 304 have no
-/// body and get no framing field (RFC 9110, section 8.6).
+/// Appends a response head with its empty line to `head`, which grows once at the most. `date` is an IMF-fixdate. 204 and
+/// 304 have no body and get no framing field (RFC 9110, section 8.6).
 pub(crate) fn encode_head(
+    mut head: Vec<u8>,
     status: u16,
-    fields: &[(&'static str, String)],
+    fields: &[Field],
     framing: Framing,
     date: &str,
     keep_alive: bool,
 ) -> Vec<u8> {
     // The server's own lines are some 180 bytes at the most; a field costs four bytes more than its text.
     let size = 192 + date.len() + fields.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
-    let mut head = Vec::with_capacity(size);
+    head.reserve_exact(size);
     // Writing to a Vec cannot fail; nor below.
     let _ = write!(head, "HTTP/1.1 {status} {}\r\nDate: {date}\r\nX-Content-Type-Options: nosniff\r\n", reason(status));
     for (name, value) in fields {
@@ -238,7 +248,8 @@ mod tests {
     const DATE: &str = "Sat, 21 Nov 2026 08:00:00 GMT";
 
     fn wire(response: &Response, framing: Framing, keep_alive: bool) -> String {
-        String::from_utf8(encode_head(response.status, &response.fields, framing, DATE, keep_alive)).unwrap()
+        String::from_utf8(encode_head(Vec::new(), response.status, &response.fields, framing, DATE, keep_alive))
+            .unwrap()
     }
 
     fn body(response: &Response) -> &[u8] {
@@ -280,7 +291,7 @@ mod tests {
             (304, Framing::Chunked, false, "nosniff\r\nConnection: close\r\n\r\n"),
         ];
         for (status, framing, keep_alive, end) in table {
-            let head = String::from_utf8(encode_head(status, &[], framing, DATE, keep_alive)).unwrap();
+            let head = String::from_utf8(encode_head(Vec::new(), status, &[], framing, DATE, keep_alive)).unwrap();
             assert!(head.ends_with(end), "{status} {framing:?}: {head}");
         }
     }
@@ -307,7 +318,7 @@ mod tests {
         let response = response.field("vary", "Origin").field("vary", "Origin");
         assert!(response.has_field("CONTENT-TYPE") && !response.has_field("Date"));
         let expected = [("content-type", "text/html"), ("Vary", "Accept"), ("vary", "Origin")];
-        assert!(response.fields.iter().map(|(name, value)| (*name, value.as_str())).eq(expected));
+        assert!(response.fields.iter().map(|(name, value)| (*name, &**value)).eq(expected));
     }
 
     #[test]
@@ -331,11 +342,9 @@ mod tests {
     fn a_head_takes_one_allocation() {
         let response = Response::stream(|_| Ok(())).field("Set-Cookie", "x".repeat(500));
         for framing in [Framing::Length(usize::MAX), Framing::Chunked] {
-            let head = encode_head(431, &response.fields, framing, DATE, true);
-            assert!(
-                head.len()
-                    <= 192 + DATE.len() + response.fields.iter().map(|f| f.0.len() + f.1.len() + 4).sum::<usize>()
-            );
+            let head = encode_head(Vec::new(), 431, &response.fields, framing, DATE, true);
+            let size = 192 + DATE.len() + response.fields.iter().map(|f| f.0.len() + f.1.len() + 4).sum::<usize>();
+            assert_eq!(head.capacity(), size);
         }
     }
 

@@ -246,7 +246,7 @@ impl Seat {
         outbox: &Arc<Outbox>,
         log: &Log,
         peer: SocketAddr,
-        path: &str,
+        path: Box<str>,
     ) -> Option<OpenStream> {
         let mut members = self.roster.lock();
         let max = self.roster.max_connections - reserve(self.roster.max_connections);
@@ -266,7 +266,7 @@ impl Seat {
             outbox: Arc::downgrade(outbox),
             log: log.clone(),
             peer,
-            path: path.into(),
+            path,
             opened: Instant::now(),
         })
     }

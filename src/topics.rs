@@ -70,7 +70,7 @@ impl Topic {
     ///
     /// If a name is none, or they are more than [`Topic::MAX_ON_A_STREAM`].
     pub fn list(names: &str) -> Result<Vec<Topic>> {
-        let mut topics = Vec::new();
+        let mut topics = Vec::with_capacity(1); // as most lists are
         for name in names.split(',') {
             let topic = Topic::new(name)?;
             if !topics.contains(&topic) {
@@ -272,8 +272,9 @@ impl Topics {
         }
     }
 
-    /// Subscribes a stream to all of these topics, for which there is room.
-    pub(crate) fn join(&mut self, topics: &[Topic], stream: &Stream) {
+    /// Subscribes a stream to all of these topics, for which there is room. They are returned as they are called here, so
+    /// that not every stream keeps the names in memory of its own.
+    pub(crate) fn join(&mut self, topics: &[Topic], stream: &Stream) -> Vec<Topic> {
         // All that are there first: an entry with a stream in it does not give way to one that is made.
         let (there, fresh): (Vec<_>, Vec<_>) = topics.iter().partition(|topic| self.entries.contains_key(topic));
         for topic in there.into_iter().chain(fresh) {
@@ -281,6 +282,9 @@ impl Topics {
             Arc::make_mut(&mut entry.outboxes).push(stream.outbox().clone());
             entry.streams.push(stream.clone());
         }
+        let mut names = Vec::with_capacity(topics.len());
+        names.extend(topics.iter().filter_map(|topic| Some(self.entries.get_key_value(topic)?.0.clone())));
+        names
     }
 
     /// Takes a stream out of a topic. It is returned, to be dropped behind the lock.

@@ -45,7 +45,8 @@ const ARROWS: &str = "
     date:
     lock:
     log: lock shield
-    os:
+    number:
+    os: number
     shield:
     event: error
     head:
