@@ -26,8 +26,22 @@ pub(crate) enum Next {
     Stop,
 }
 
-/// What a task does. It is told when it is run.
-pub(crate) type Run = Box<dyn FnMut(Instant) -> Next + Send>;
+/// What a task does.
+pub(crate) trait Task: Send {
+    /// It is told what time it is.
+    fn run(&mut self, now: Instant) -> Next;
+
+    /// Has the processor fetch what [`Task::run`] will need: it is run soon, after some others.
+    fn prefetch(&self) {}
+}
+
+impl<F: FnMut(Instant) -> Next + Send> Task for F {
+    fn run(&mut self, now: Instant) -> Next {
+        self(now)
+    }
+}
+
+pub(crate) type Run = Box<dyn Task>;
 
 /// A task that is due. The agenda keeps its place.
 pub(crate) struct Taken {
@@ -213,12 +227,14 @@ impl Samples {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lock::race::random;
+    use std::collections::BTreeMap;
 
     const MS: Nanos = 1_000_000;
     const START: Nanos = 1_234_567_890;
 
     fn run() -> Run {
-        Box::new(|_| Next::Again)
+        Box::new(|_: Instant| Next::Again)
     }
 
     fn take(agenda: &mut Agenda, now: Nanos) -> Vec<Taken> {
@@ -290,6 +306,47 @@ mod tests {
         agenda.insert(START, MS, run());
         let taken = take(&mut agenda, START).pop().unwrap();
         assert_eq!(agenda.put_back(vec![ran(taken, START, Next::Stop)]).len(), 1);
+        assert!(is_bare(&agenda));
+    }
+
+    /// Tasks come, go on, stop, panic and are cancelled at random, also while they run; a plain list says what is due.
+    #[test]
+    fn no_task_is_mistaken_for_another_that_had_its_place() {
+        let (mut agenda, mut list, mut gone) = (Agenda::default(), BTreeMap::new(), Vec::new());
+        for now in 0..5_000 {
+            for _ in 0..random(3) {
+                let (due, period) = (now + random(100), 1 + random(100));
+                list.insert(agenda.insert(due, period, run()), (due, period));
+            }
+            let all: Vec<u64> = list.keys().chain(&gone).copied().collect();
+            if let Some(id) = all.get(random(2 * all.len() as u64 + 1) as usize) {
+                assert_eq!(agenda.cancel(*id).is_some(), list.remove(id).is_some());
+            }
+            let mut due: Vec<_> = list.iter().filter(|(_, (due, _))| *due <= now).map(|(id, at)| (at.0, *id)).collect();
+            due.sort_unstable();
+            let taken = take(&mut agenda, now);
+            assert!(taken.iter().map(|taken| (taken.due, taken.id)).eq(due));
+            let ran = taken.into_iter().map(|Taken { id, due, run }| {
+                let (_, period) = list[&id];
+                let (outcome, is_cancelled) = (random(4), random(4) == 0);
+                if is_cancelled {
+                    assert!(agenda.cancel(id).is_none(), "it runs");
+                }
+                if outcome > 1 && !is_cancelled {
+                    list.insert(id, (due_again(due, period, now), period));
+                } else {
+                    list.remove(&id);
+                    gone.push(id);
+                }
+                let after = [None, Some(Next::Stop), Some(Next::Again), Some(Next::Again)][outcome as usize];
+                Ran { id, due, started: now, after: after.map(|next| (next, run)) }
+            });
+            let ran = ran.collect();
+            agenda.put_back(ran);
+            assert_eq!(agenda.len(), list.len());
+        }
+        assert!(gone.len() > 1_000 && agenda.places.len() < gone.len(), "places were used again");
+        list.keys().for_each(|id| assert!(agenda.cancel(*id).is_some()));
         assert!(is_bare(&agenda));
     }
 

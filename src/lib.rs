@@ -83,7 +83,7 @@
 //!
 //! Imports point one way, and a test reads the sources to see that they do:
 //! `server -> connection -> stream, outbox, request, response, access, roster -> os`, `hub -> topics -> stream, replay, event`,
-//! `stream -> outbox, scheduler, event`, `outbox -> queue, os`, `queue -> event`, `scheduler -> agenda, os`.
+//! `stream -> outbox, scheduler, event`, `outbox -> queue, os`, `queue -> event`, `scheduler -> agenda, os`, `os -> number`.
 //! Codecs (`request -> head`, `body -> head`) import each other and `error` alone; the one exception is `response`, which
 //! names the `Stream` that its closure is given.
 

@@ -58,7 +58,7 @@ impl Scheduler {
     /// If the delay is over 366 days, there are 65,536 timers already, or the server has stopped.
     pub fn once(&self, delay: Duration, run: impl FnOnce() + Send + 'static) -> Result<Timer> {
         let mut run = Some(run);
-        let task = move |_| {
+        let task = move |_: Instant| {
             if let Some(run) = run.take() {
                 run();
             }
@@ -74,7 +74,7 @@ impl Scheduler {
     ///
     /// As [`Scheduler::once`].
     pub fn every(&self, period: Duration, mut run: impl FnMut() + Send + 'static) -> Result<Timer> {
-        let task = move |_| {
+        let task = move |_: Instant| {
             run();
             Next::Again
         };
@@ -164,7 +164,9 @@ impl Shared {
                 if batch.is_empty() {
                     break;
                 }
-                batch.iter().for_each(|taken| os::prefetch(&*taken.run)); // their ways from memory overlap
+                // First all tasks, then what they refer to: their ways from memory overlap.
+                batch.iter().for_each(|taken| os::prefetch(&*taken.run));
+                batch.iter().for_each(|taken| taken.run.prefetch());
                 let ran: Vec<Ran> = batch.drain(..).map(|taken| self.run_shielded(taken)).collect();
                 let over = self.lock().put_back(ran);
                 over.into_iter().for_each(drop_quietly);
@@ -175,7 +177,7 @@ impl Shared {
     /// Runs a task without the lock.
     fn run_shielded(&self, Taken { id, due, mut run }: Taken) -> Ran {
         let now = Instant::now();
-        let after = shielded(move || (run(now), run));
+        let after = shielded(move || (run.run(now), run));
         Ran { id, due, started: self.since_began(now), after }
     }
 

@@ -4,7 +4,7 @@
 //! cleanly. So there is no `end` and no flag to keep it open. This room counts the holders and turns events into frames;
 //! it never touches a socket.
 
-use crate::agenda::Next;
+use crate::agenda::{Next, Task};
 use crate::event::{Event, Frame};
 use crate::outbox::Outbox;
 use crate::queue::Closed;
@@ -63,14 +63,8 @@ impl Stream {
         let held = self.clone(); // so that a timer refused, and dropped, does not end the stream as if all were well
         let outbox = &held.outbox;
         let scheduler = self.scheduler.clone();
-        let mut events = events.into_iter();
-        let run = move |now| {
-            let sent = events.next().map(|event| self.outbox.push(&Arc::new(Frame::event(&event)), now));
-            // An iterator that knows it was the last spares the client a period of waiting for the end.
-            let is_last = events.size_hint() == (0, Some(0));
-            if sent == Some(Ok(())) && !is_last { Next::Again } else { Next::Stop }
-        };
-        match scheduler.repeat(period, Box::new(run)) {
+        let timed = Timed { stream: self, events: events.into_iter() };
+        match scheduler.repeat(period, Box::new(timed)) {
             Ok(timer) => outbox.attach(Box::new(timer)),
             Err(_) => outbox.cut(Closed::Full),
         }
@@ -85,6 +79,25 @@ impl Stream {
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
+    }
+}
+
+/// A stream and the events that it is still to get, one at a time.
+struct Timed<I> {
+    stream: Stream,
+    events: I,
+}
+
+impl<I: Iterator<Item = Event> + Send> Task for Timed<I> {
+    fn run(&mut self, now: Instant) -> Next {
+        let sent = self.events.next().map(|event| self.stream.outbox.push(&Arc::new(Frame::event(&event)), now));
+        // An iterator that knows it was the last spares the client a period of waiting for the end.
+        let is_last = self.events.size_hint() == (0, Some(0));
+        if sent == Some(Ok(())) && !is_last { Next::Again } else { Next::Stop }
+    }
+
+    fn prefetch(&self) {
+        self.stream.outbox.prefetch();
     }
 }
 
