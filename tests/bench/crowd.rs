@@ -20,7 +20,7 @@ pub fn idle(plan: &Plan, table: &mut Table) -> Result<()> {
     let streams = plan.idle;
     let empty = probe::kernel_memory()?;
     let bare = {
-        let server = Server::bare()?;
+        let server = Server::bare("fanout")?;
         let mut crowd = Crowd::gather(server.address, streams, |_| "/".into())?;
         crowd.listen(SETTLE, |_| {})?;
         each(empty, probe::kernel_memory()?, streams)

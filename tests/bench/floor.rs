@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\r\n";
 
-/// `floor fanout`, or `floor paced BYTES MILLISECONDS`.
+/// `floor fanout`, `floor in-turn`, or `floor paced BYTES MILLISECONDS`.
 pub fn main(arguments: &[String]) {
     let number = |index: usize| arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(0);
     thread::spawn(|| {
@@ -23,12 +23,26 @@ pub fn main(arguments: &[String]) {
     println!("listening on http://{}", listener.local_addr().expect("just bound"));
     match arguments.first().map(String::as_str) {
         Some("paced") => paced(listener, number(1), number(2)),
-        _ => fanout(listener),
+        Some("in-turn") => fanout(listener, write_to_next),
+        _ => fanout(listener, write_to_all),
     }
 }
 
-/// Whoever publishes writes to each socket in turn. No thread per subscriber.
-fn fanout(listener: TcpListener) {
+/// Writes the event of this number to those whose turn it is.
+type WriteEvent = fn(&[TcpStream], &[u8], usize);
+
+fn write_to_all(subscribers: &[TcpStream], frame: &[u8], _: usize) {
+    for mut socket in subscribers {
+        let _ = socket.write(frame);
+    }
+}
+
+fn write_to_next(subscribers: &[TcpStream], frame: &[u8], number: usize) {
+    let _ = (&subscribers[number % subscribers.len()]).write(frame);
+}
+
+/// Whoever publishes writes to the sockets. No thread per subscriber.
+fn fanout(listener: TcpListener, write_event: WriteEvent) {
     let subscribers: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
     for socket in listener.incoming().flatten() {
         let Ok(mut request) = accept(socket) else { continue };
@@ -36,20 +50,24 @@ fn fanout(listener: TcpListener) {
             Ok(None) => subscribers.lock().expect("no panic holds it").push(open(request)),
             Ok(Some(first)) => {
                 let subscribers = Arc::clone(&subscribers);
-                thread::spawn(move || publisher(request, first, &subscribers));
+                thread::spawn(move || publisher(request, first, &subscribers, write_event));
             }
             Err(_) => {}
         }
     }
 }
 
-fn publisher(mut request: BufReader<TcpStream>, first: Vec<u8>, subscribers: &Mutex<Vec<TcpStream>>) {
+fn publisher(
+    mut request: BufReader<TcpStream>,
+    first: Vec<u8>,
+    subscribers: &Mutex<Vec<TcpStream>>,
+    write_event: WriteEvent,
+) {
     let mut next = Some(first);
-    while let Some(body) = next {
+    for number in 0.. {
+        let Some(body) = next else { return };
         let frame = [b"data: ", &body[..], b"\n\n"].concat();
-        for mut socket in subscribers.lock().expect("no panic holds it").iter() {
-            let _ = socket.write(&frame);
-        }
+        write_event(&subscribers.lock().expect("no panic holds it"), &frame, number);
         if request.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
             return;
         }

@@ -59,9 +59,9 @@ impl Server {
         Server::start(command.stdin(Stdio::null()).stderr(log))
     }
 
-    /// The bare loop of writes.
-    pub fn bare() -> Result<Server> {
-        Server::start(Command::new(env::current_exe()?).args(["floor", "fanout"]).stdin(Stdio::piped()))
+    /// The bare loop of writes: to all for each event (`fanout`), or to one (`in-turn`).
+    pub fn bare(word: &str) -> Result<Server> {
+        Server::start(Command::new(env::current_exe()?).args(["floor", word]).stdin(Stdio::piped()))
     }
 
     /// The bare timed loop: `frame_bytes` each `period` on each stream.
