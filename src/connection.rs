@@ -15,7 +15,7 @@ use crate::os::{self, Interest};
 use crate::outbox::{Drainer, Outbox, STALL_LIMIT, refusal_retry};
 use crate::queue::{Carrier, Closed, Queue};
 use crate::request::Request;
-use crate::response::{Body, Fields, Framing, Open, Response, encode_head};
+use crate::response::{Body, Field, Fields, Framing, Open, Response, encode_head};
 use crate::roster::Seat;
 use crate::scheduler::Scheduler;
 use crate::shield::shielded;
@@ -189,17 +189,18 @@ impl Connection<'_> {
             (Version::Http11, false) => Carrier::Chunked,
             (Version::Http10, _) => Carrier::Bare,
         };
-        // The buffer that the request came in carries the head out: a stream may last for weeks, and has no other use for it.
+        // This thread may sleep here for weeks, and what it has freed stays in its allocator's cache: so from here on, and
+        // wherever a stream is opened, blocks of memory are few and not made larger by and by. The buffer that the request
+        // came in carries the head out.
         let buffer = self.wire.take_empty_buffer();
-        let date = http_date(SystemTime::now());
-        let head = encode_head(buffer, status, &fields, form.stream_framing(), &date, form.keep_alive);
-        drop(date);
+        let now = SystemTime::now();
+        let head = encode_head(buffer, status, &fields, form.stream_framing(), &http_date(now), form.keep_alive);
         let socket = self.wire.socket.clone();
         let queue = Queue::new(socket, carrier, head, context.first.clone(), context.queue_bytes);
         let outbox = Outbox::new(queue, context.drainer.clone());
         let Some(guard) = self.seat.open_stream(&outbox, &context.log, self.peer, path) else {
             drop(open);
-            return self.refuse_stream(fields, form);
+            return self.refuse_stream(&fields, form);
         };
         outbox.attach(Box::new(guard));
         let stream = Stream::new(outbox.clone(), context.scheduler.clone());
@@ -218,11 +219,10 @@ impl Connection<'_> {
     }
 
     /// Says that there is no room. The answer's own fields that let another origin read it stay.
-    fn refuse_stream(&mut self, fields: Fields, form: &Form) -> After {
+    fn refuse_stream(&mut self, fields: &[Field], form: &Form) -> After {
         let mut response = full(form.wants_event_stream);
-        let fields = fields.into_owned().into_iter();
-        let kept = fields.filter(|(name, _)| name.starts_with("Access-Control-") || *name == "Vary");
-        response.fields.to_mut().extend(kept);
+        let kept = fields.iter().filter(|(name, _)| name.starts_with("Access-Control-") || *name == "Vary");
+        response.fields.to_mut().extend(kept.cloned());
         self.write(response, form)
     }
 

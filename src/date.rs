@@ -62,8 +62,7 @@ struct Utc {
 impl Utc {
     fn of(time: SystemTime) -> Utc {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let millis = since_epoch.as_secs().saturating_mul(1000).saturating_add(since_epoch.subsec_millis().into());
-        let total = millis.min(LAST_MILLIS);
+        let total = u64::try_from(since_epoch.as_millis()).unwrap_or(LAST_MILLIS).min(LAST_MILLIS);
         let (seconds, millis) = (total / 1000, total % 1000);
         let (days, second_of_day) = (seconds / 86_400, seconds % 86_400);
         let (year, month, day) = civil_from_days(days);

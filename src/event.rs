@@ -267,7 +267,7 @@ pub(crate) struct Frame {
     bytes: Vec<u8>,
     bare_end: usize,
     events: u32,
-    // Both are within the room for the size line.
+    // Both at most `SIZE_LINE`.
     bare_start: u8,
     chunk_start: u8,
 }
@@ -332,7 +332,7 @@ impl Frame {
         Frame { bytes, ..chunk }
     }
 
-    /// A response head, which is no chunk: both forms are the same. Room that it has left stays: it is gone in a moment.
+    /// A response head, which is no chunk: both forms are the same. Room that it has left stays: it goes with the first write.
     pub(crate) fn head(head: Vec<u8>) -> Frame {
         Frame { bare_end: head.len(), bytes: head, events: 0, bare_start: 0, chunk_start: 0 }
     }
@@ -349,7 +349,7 @@ impl Frame {
         let bare_end = bytes.len();
         let chunk_start = write_size_line(bare_end - SIZE_LINE, &mut bytes[..SIZE_LINE]) as u8;
         bytes.extend_from_slice(b"\r\n");
-        bytes.shrink_to_fit();
+        bytes.shrink_to_fit(); // a log keeps it, and counts its length
         Frame { bytes, bare_end, events, bare_start: SIZE_LINE as u8, chunk_start }
     }
 

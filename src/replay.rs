@@ -33,8 +33,9 @@ impl Position {
         EventId::new(self.text()).expect("digits and a hyphen")
     }
 
+    /// Its text, in one block of memory: see `Connection::stream`.
     pub(crate) fn text(self) -> String {
-        let mut text = String::with_capacity(32); // a run's first million years have room in it
+        let mut text = String::with_capacity(32); // 13 digits, a hyphen and up to 15
         let _ = write!(text, "{self}"); // writing to a String cannot fail
         text
     }

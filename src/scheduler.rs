@@ -4,7 +4,7 @@
 //! is due, or until 1 ms after its last wake, whichever is later: never early, and tasks that are close to each other share
 //! a wake-up. Nothing of a user's (a closure, its destructor) runs under the lock.
 
-use crate::agenda::{Agenda, BATCH, Lateness, MAX_TASKS, Nanos, Next, Ran, Run, Taken};
+use crate::agenda::{Agenda, BATCH, Lateness, MAX_TASKS, Nanos, Next, Ran, Taken, Task};
 use crate::error::{Error, Result};
 use crate::lock;
 use crate::os;
@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The longest delay or period. A year is beyond any use and far from where adding to an `Instant` could overflow.
+/// The longest delay or period. A year is beyond any use and far from where adding it to a time could overflow.
 pub(crate) const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// The shortest period, and the least time between two wakes.
@@ -81,12 +81,12 @@ impl Scheduler {
         self.repeat(period, Box::new(task))
     }
 
-    pub(crate) fn repeat(&self, period: Duration, run: Run) -> Result<Timer> {
+    pub(crate) fn repeat(&self, period: Duration, task: Box<dyn Task>) -> Result<Timer> {
         let period = period.max(TICK);
-        self.add(period, period, run)
+        self.add(period, period, task)
     }
 
-    fn add(&self, delay: Duration, period: Duration, run: Run) -> Result<Timer> {
+    fn add(&self, delay: Duration, period: Duration, task: Box<dyn Task>) -> Result<Timer> {
         if delay > MAX_DURATION {
             return Err(Error::invalid("a delay or a period is at most 366 days"));
         }
@@ -94,11 +94,11 @@ impl Scheduler {
         let mut agenda = self.shared.lock();
         if agenda.is_stopped || agenda.len() >= MAX_TASKS {
             let rule = if agenda.is_stopped { "the server has stopped" } else { "there are 65,536 timers already" };
-            drop(agenda); // `run` is dropped behind the lock
+            drop(agenda); // `task` is dropped behind the lock
             return Err(Error::invalid(rule));
         }
         let is_first = agenda.next_due().is_none_or(|first| due < first);
-        let id = agenda.insert(due, nanos(period), run);
+        let id = agenda.insert(due, nanos(period), task);
         drop(agenda);
         if is_first {
             self.shared.changed.notify_one();
@@ -143,8 +143,8 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         if let Some(shared) = &self.shared {
-            let run = shared.lock().cancel(self.id);
-            drop(run); // behind the lock
+            let task = shared.lock().cancel(self.id);
+            drop(task); // behind the lock
         }
     }
 }
@@ -165,8 +165,8 @@ impl Shared {
                     break;
                 }
                 // First all tasks, then what they refer to: their ways from memory overlap.
-                batch.iter().for_each(|taken| os::prefetch(&*taken.run));
-                batch.iter().for_each(|taken| taken.run.prefetch());
+                batch.iter().for_each(|taken| os::prefetch(&*taken.task));
+                batch.iter().for_each(|taken| taken.task.prefetch());
                 let ran: Vec<Ran> = batch.drain(..).map(|taken| self.run_shielded(taken)).collect();
                 let over = self.lock().put_back(ran);
                 over.into_iter().for_each(drop_quietly);
@@ -175,9 +175,9 @@ impl Shared {
     }
 
     /// Runs a task without the lock.
-    fn run_shielded(&self, Taken { id, due, mut run }: Taken) -> Ran {
+    fn run_shielded(&self, Taken { id, due, mut task }: Taken) -> Ran {
         let now = Instant::now();
-        let after = shielded(move || (run.run(now), run));
+        let after = shielded(move || (task.run(now), task));
         Ran { id, due, started: self.since_began(now), after }
     }
 
@@ -207,12 +207,12 @@ impl Shared {
 }
 
 fn nanos(duration: Duration) -> Nanos {
-    duration.as_nanos() as Nanos // 584 years, and no duration here is longer than one
+    duration.as_nanos() as Nanos // 584 years: no delay is longer than one of them, and no server runs for so many
 }
 
 /// Drops what is left of a task. Its captures may have destructors that panic, and those must not end the thread.
-fn drop_quietly(run: Run) {
-    let _ = shielded(|| drop(run));
+fn drop_quietly(task: Box<dyn Task>) {
+    let _ = shielded(|| drop(task));
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ impl Stream {
         let held = self.clone(); // so that a timer refused, and dropped, does not end the stream as if all were well
         let outbox = &held.outbox;
         let scheduler = self.scheduler.clone();
-        let timed = Timed { stream: self, events: events.into_iter() };
+        let timed = Timed { events: events.into_iter(), stream: self };
         match scheduler.repeat(period, Box::new(timed)) {
             Ok(timer) => outbox.attach(Box::new(timer)),
             Err(_) => outbox.cut(Closed::Full),
@@ -84,8 +84,8 @@ impl Stream {
 
 /// A stream and the events that it is still to get, one at a time.
 struct Timed<I> {
+    events: I, // goes before the stream does, so that a destructor that panics cuts it
     stream: Stream,
-    events: I,
 }
 
 impl<I: Iterator<Item = Event> + Send> Task for Timed<I> {

@@ -272,8 +272,8 @@ impl Topics {
         }
     }
 
-    /// Subscribes a stream to all of these topics, for which there is room. They are returned as they are called here, so
-    /// that not every stream keeps the names in memory of its own.
+    /// Subscribes a stream to all of these topics, for which there is room. Returns their names as the entries have them, so
+    /// that streams share that memory.
     pub(crate) fn join(&mut self, topics: &[Topic], stream: &Stream) -> Vec<Topic> {
         // All that are there first: an entry with a stream in it does not give way to one that is made.
         let (there, fresh): (Vec<_>, Vec<_>) = topics.iter().partition(|topic| self.entries.contains_key(topic));
@@ -282,9 +282,8 @@ impl Topics {
             Arc::make_mut(&mut entry.outboxes).push(stream.outbox().clone());
             entry.streams.push(stream.clone());
         }
-        let mut names = Vec::with_capacity(topics.len());
-        names.extend(topics.iter().filter_map(|topic| Some(self.entries.get_key_value(topic)?.0.clone())));
-        names
+        let name = |topic| self.entries.get_key_value(topic).map_or(topic, |(name, _)| name).clone();
+        topics.iter().map(name).collect()
     }
 
     /// Takes a stream out of a topic. It is returned, to be dropped behind the lock.

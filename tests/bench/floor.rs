@@ -24,7 +24,8 @@ pub fn main(arguments: &[String]) {
     match arguments.first().map(String::as_str) {
         Some("paced") => paced(listener, number(1), number(2)),
         Some("in-turn") => fanout(listener, write_to_next),
-        _ => fanout(listener, write_to_all),
+        Some("fanout") => fanout(listener, write_to_all),
+        other => panic!("no bare loop of the name {other:?}"),
     }
 }
 

@@ -381,14 +381,6 @@ fn a_closure_that_panics_harms_no_other_and_is_dropped() {
     let mut well = open(&server, "/well");
 
     // Closures, an iterator on a stream, and a destructor.
-    struct PanicsOnDrop;
-    impl Drop for PanicsOnDrop {
-        fn drop(&mut self) {
-            if !std::thread::panicking() {
-                panic!("a panic that is wanted");
-            }
-        }
-    }
     let (sentinel, is_gone) = Sentinel::new();
     let panicking = server.scheduler.every(PERIOD, move || {
         sentinel.touch();
@@ -411,6 +403,33 @@ fn a_closure_that_panics_harms_no_other_and_is_dropped() {
     assert_eq!(well.end, Some(End::Finished));
     counter.goes_on(20);
     assert!(open(&server, "/well").next().is_some(), "and new ones are taken");
+}
+
+/// The last event was sent, but the stream's own code has not come to a good end.
+#[test]
+fn a_stream_whose_iterator_panics_as_it_goes_gets_no_last_chunk() {
+    let server = InProcess::start(Config::default(), |_| {
+        let held = PanicsOnDrop;
+        let events = (0..3).map(move |n| {
+            let _ = &held;
+            Event::data(n.to_string())
+        });
+        Response::stream(|stream| stream.every(PERIOD, events))
+    });
+    let mut broken = open(&server, "/");
+    assert_eq!(broken.take_data(3), ["0", "1", "2"]);
+    assert_eq!((broken.next(), broken.end), (None, Some(End::Broken)));
+    eventually("it is counted as such", || server.closed_as(Closed::Panicked) == 1);
+}
+
+struct PanicsOnDrop;
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            panic!("a panic that is wanted");
+        }
+    }
 }
 
 #[test]
