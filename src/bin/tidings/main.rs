@@ -150,7 +150,7 @@ fn bind(addresses: &[SocketAddr], config: &Config) -> Result<Server, Failure> {
 /// The token from the file, else from the environment, else none.
 fn token(file: Option<&Path>, variable: &str) -> Result<Option<String>, Failure> {
     match (file, std::env::var_os(variable)) {
-        (Some(file), _) => token_of_file(file).map_err(|why| format!("token file {}: {why}", file.display())),
+        (Some(file), _) => token_of_file(file).map_err(|why| format!("token file {file:?}: {why}")),
         (None, Some(value)) => token_of_variable(value).map_err(|why| format!("{variable}: {why}")),
         (None, None) => return Ok(None),
     }
